@@ -1,0 +1,96 @@
+/**
+ * Files that appear whole or not at all.
+ *
+ * The bytes go to a temporary name in the same folder, are synced to the disk, and take the final name by one
+ * rename; then the folder is synced, since a rename that was not may be forgotten at a power loss. A crash at
+ * any moment leaves the previous file untouched, at worst with a `.tmp` file beside it.
+ *
+ * @module
+ */
+
+import { basename, dirname, join } from "node:path";
+import { writeFully } from "./random_access_file.ts";
+
+/** Options of {@linkcode writeFileAtomic}. */
+export interface WriteFileAtomicOptions {
+  /** Replace an existing file (default: refuse). */
+  force?: boolean | undefined;
+}
+
+/**
+ * Writes a file so that its name never refers to part of it.
+ *
+ * @param data the content, or a function that writes it to the open temporary file
+ * @throws {Deno.errors.AlreadyExists} where `path` exists and `force` is not set
+ * @throws whatever `data` throws, after the temporary file is removed
+ */
+export function writeFileAtomic(
+  path: string,
+  data: Uint8Array | string | ((file: Deno.FsFile) => void),
+  options: WriteFileAtomicOptions = {},
+): void {
+  const { force = false } = options;
+  if (!force) refuseExisting(path);
+  const folder = dirname(path);
+  const temporary = join(folder, `.${basename(path)}.${Deno.pid}-${crypto.randomUUID().slice(0, 8)}.tmp`);
+  try {
+    // Nested so that the file is closed before it is renamed or removed, which Windows requires.
+    {
+      using file = createFile(temporary, path);
+      if (typeof data === "function") data(file);
+      else writeFully(file, typeof data === "string" ? new TextEncoder().encode(data) : data);
+      file.syncSync();
+    }
+    // Asked again: writing may have taken minutes.
+    if (!force) refuseExisting(path);
+    Deno.renameSync(temporary, path);
+  } catch (error) {
+    removeIfPresent(temporary);
+    if (error instanceof Error && "code" in error && error.code === "ENOSPC") {
+      throw new Error(`Cannot write "${path}": the disk is full, free some space or choose another folder`, {
+        cause: error,
+      });
+    }
+    throw error;
+  }
+  syncFolder(folder);
+}
+
+function createFile(temporary: string, path: string): Deno.FsFile {
+  try {
+    return Deno.openSync(temporary, { write: true, createNew: true });
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) {
+      throw new Deno.errors.NotFound(`Cannot write "${path}": its folder does not exist, create it first`);
+    }
+    throw error;
+  }
+}
+
+function refuseExisting(path: string): void {
+  try {
+    // Not followed: a link to nowhere is somebody's file too.
+    Deno.lstatSync(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return;
+    throw error;
+  }
+  throw new Deno.errors.AlreadyExists(
+    `Cannot write "${path}": it exists, choose another path or ask for it to be replaced (force)`,
+  );
+}
+
+function removeIfPresent(path: string): void {
+  try {
+    Deno.removeSync(path);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+}
+
+function syncFolder(folder: string): void {
+  // Windows cannot open a folder, and its rename is journalled.
+  if (Deno.build.os === "windows") return;
+  using handle = Deno.openSync(folder, { read: true });
+  handle.syncSync();
+}
