@@ -1,0 +1,181 @@
+/**
+ * Reads the RWKV World vocabulary, as text or as JSON.
+ *
+ * Text, one token a line: the id, a Python literal (`'...'`, `"..."` or `b'...'`) and the number of bytes,
+ * with one space between. The literal may hold spaces, so the id ends at the first space and the length
+ * starts after the last. Every line is checked against its length, as a single wrong byte would shift a
+ * model's whole reading of a text without any error. JSON (the form that web-rwkv and Ai00 use): an object
+ * from id to a string, or to an array of byte values where the token is not valid UTF-8.
+ *
+ * @module
+ */
+
+/** Tokens and their ids, two arrays of one length. Id 0 is never among them: it ends a document. */
+export interface Vocabulary {
+  /** The id of each token. */
+  readonly ids: Uint32Array;
+  /** The bytes of each token; no two are equal, and all 256 single bytes are there. */
+  readonly tokens: readonly Uint8Array[];
+}
+
+/** Ids at or above this are taken for damage, not for a vocabulary. */
+const ID_LIMIT = 1 << 24;
+/** The longest token of the real vocabulary has 128 bytes; far longer ones are damage too. */
+const LENGTH_LIMIT = 1024;
+
+const utf8 = new TextEncoder();
+
+/**
+ * Reads a World vocabulary from the contents of its file. LF and CRLF line ends, a leading byte order
+ * mark, and a missing last newline are all accepted.
+ *
+ * @param contents the file's bytes
+ * @param file the file's name, for messages
+ * @throws {SyntaxError} one sentence with file and line (text) or id (JSON) for anything malformed.
+ */
+export function parseVocabulary(contents: Uint8Array, file: string): Vocabulary {
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(contents);
+  } catch {
+    throw new SyntaxError(`Cannot read the vocabulary ${file}: it is not UTF-8 text`);
+  }
+  const vocabulary = text.trimStart().startsWith("{") ? parseJson(text, file) : parseLines(text, file);
+  const bytes = new Set(vocabulary.tokens.filter((token) => token.length === 1).map((token) => token[0]));
+  for (let byte = 0; byte < 256; byte++) {
+    if (!bytes.has(byte)) {
+      throw new SyntaxError(
+        `The vocabulary ${file} has no token for the single byte ${byte}, so it cannot encode every text: ` +
+          `use a complete World vocabulary`,
+      );
+    }
+  }
+  return vocabulary;
+}
+
+function parseLines(text: string, file: string): Vocabulary {
+  const lines = text.split("\n");
+  if (lines.at(-1) === "") lines.pop();
+  const add = collector();
+  lines.forEach((raw, index) => {
+    const line = raw.endsWith("\r") ? raw.slice(0, -1) : raw;
+    try {
+      const first = line.indexOf(" ");
+      const last = line.lastIndexOf(" ");
+      const id = line.slice(0, first);
+      const length = line.slice(last + 1);
+      if (first === last || !/^\d+$/.test(id) || !/^\d+$/.test(length)) {
+        throw new SyntaxError("expected an id, a Python literal and a byte length, with spaces between");
+      }
+      const token = parseLiteral(line.slice(first + 1, last));
+      if (token.length !== Number(length)) {
+        throw new SyntaxError(`the token has ${token.length} bytes but the line says ${length}`);
+      }
+      add(Number(id), token);
+    } catch (error) {
+      if (!(error instanceof SyntaxError)) throw error;
+      throw new SyntaxError(`Cannot read the vocabulary ${file}:${index + 1}: ${error.message}`);
+    }
+  });
+  return add.vocabulary();
+}
+
+function parseJson(text: string, file: string): Vocabulary {
+  let entries: Record<string, unknown>;
+  try {
+    entries = JSON.parse(text);
+  } catch (error) {
+    throw new SyntaxError(`Cannot read the vocabulary ${file} as JSON: ${(error as Error).message}`);
+  }
+  const add = collector();
+  for (const [id, value] of Object.entries(entries)) {
+    try {
+      if (!/^\d+$/.test(id)) throw new SyntaxError("an id is a whole number");
+      if (typeof value === "string") add(Number(id), encodeStrict(value));
+      else if (
+        Array.isArray(value) && value.every((byte) => Number.isInteger(byte) && byte >= 0 && byte < 256)
+      ) {
+        add(Number(id), Uint8Array.from(value));
+      } else throw new SyntaxError("expected a string or an array of byte values");
+    } catch (error) {
+      if (!(error instanceof SyntaxError)) throw error;
+      throw new SyntaxError(`Cannot read the vocabulary ${file}, id "${id}": ${error.message}`);
+    }
+  }
+  return add.vocabulary();
+}
+
+/** Gathers tokens and refuses the ones that no vocabulary may hold. */
+function collector() {
+  const ids: number[] = [];
+  const tokens: Uint8Array[] = [];
+  const knownIds = new Set<number>();
+  const knownTokens = new Map<string, number>();
+  function add(id: number, token: Uint8Array) {
+    if (id === 0) throw new SyntaxError("id 0 is the end of a document and has no token");
+    if (id >= ID_LIMIT) throw new SyntaxError(`id ${id} is too large, the limit is ${ID_LIMIT - 1}`);
+    if (knownIds.has(id)) throw new SyntaxError(`id ${id} occurs twice`);
+    if (token.length === 0) throw new SyntaxError("the token is empty");
+    if (token.length > LENGTH_LIMIT) throw new SyntaxError(`the token is longer than ${LENGTH_LIMIT} bytes`);
+    const key = binaryString(token);
+    const same = knownTokens.get(key);
+    if (same !== undefined) throw new SyntaxError(`ids ${same} and ${id} are the same token`);
+    knownIds.add(id);
+    knownTokens.set(key, id);
+    ids.push(id);
+    tokens.push(token);
+  }
+  add.vocabulary = (): Vocabulary => ({ ids: Uint32Array.from(ids), tokens });
+  return add;
+}
+
+/** One UTF-16 unit a byte, so that bytes can be a key and strings compare as their bytes do. */
+export function binaryString(bytes: Uint8Array): string {
+  return String.fromCharCode(...bytes);
+}
+
+function encodeStrict(text: string): Uint8Array {
+  if (!text.isWellFormed()) throw new SyntaxError("the token holds half of a surrogate pair");
+  return utf8.encode(text);
+}
+
+const SHORT_ESCAPES: Record<string, string> = { n: "\n", t: "\t", r: "\r", "\\": "\\", "'": "'", '"': '"' };
+const CODE_ESCAPES: Record<string, number> = { x: 2, u: 4, U: 8 };
+
+/**
+ * The bytes of a Python string or bytes literal, with the escapes that `repr` writes. In a string `\xNN` is
+ * a code point, in bytes it is a byte.
+ */
+function parseLiteral(literal: string): Uint8Array {
+  const isBytes = literal.startsWith("b");
+  const quote = literal[isBytes ? 1 : 0];
+  const body = literal.slice(isBytes ? 2 : 1, -1);
+  const opening = isBytes ? 3 : 2;
+  if ((quote !== "'" && quote !== '"') || literal.length < opening || !literal.endsWith(quote)) {
+    throw new SyntaxError(`expected a Python literal in quotes, found ${literal}`);
+  }
+  let text = "";
+  for (let i = 0; i < body.length; i++) {
+    if (body[i] === quote) throw new SyntaxError(`a quote inside the literal ${literal} is not escaped`);
+    if (body[i] !== "\\") {
+      if (isBytes && body.charCodeAt(i) > 0x7f) {
+        throw new SyntaxError(`a bytes literal holds only ASCII, found ${literal}`);
+      }
+      text += body[i];
+      continue;
+    }
+    const escape = body[++i] ?? "";
+    const digits = CODE_ESCAPES[escape];
+    if (escape in SHORT_ESCAPES) text += SHORT_ESCAPES[escape];
+    else if (digits !== undefined && (escape === "x" || !isBytes)) {
+      const hex = body.slice(i + 1, i + 1 + digits);
+      const code = parseInt(hex, 16);
+      if (hex.length < digits || !/^[0-9a-fA-F]+$/.test(hex) || code > 0x10ffff) {
+        throw new SyntaxError(`the escape \\${escape}${hex} in ${literal} is not complete`);
+      }
+      text += String.fromCodePoint(code);
+      i += digits;
+    } else throw new SyntaxError(`the escape \\${escape} in ${literal} is unknown`);
+  }
+  return isBytes ? Uint8Array.from(text, (character) => character.charCodeAt(0)) : encodeStrict(text);
+}

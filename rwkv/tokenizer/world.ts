@@ -1,0 +1,151 @@
+/**
+ * The RWKV World tokenizer: at each position of the UTF-8 bytes, the longest token that matches.
+ *
+ * There is no pre-splitting and no normalisation. As every single byte is a token, every text can be
+ * encoded. The tokens lie in a trie of flat typed arrays, about 2 MB for the 65,529 tokens of the real
+ * vocabulary; a step down the trie is one subtraction, one comparison and one load.
+ *
+ * @module
+ */
+
+import { REPLACEMENT, type Tokenizer } from "./tokenizer.ts";
+import { binaryString, parseVocabulary, type Vocabulary } from "./vocabulary.ts";
+
+/**
+ * The World tokenizer of the vocabulary file whose bytes are given, in its text or its JSON form.
+ *
+ * @param contents the bytes of `rwkv_vocab_v20230424.txt` or `.json`
+ * @param file the file's name, for messages
+ * @throws {SyntaxError} one sentence with file and line for a malformed file.
+ */
+export function worldTokenizer(contents: Uint8Array, file: string): Tokenizer {
+  const vocabulary = parseVocabulary(contents, file);
+  const trie = buildTrie(vocabulary);
+  const { start, pool } = layOut(vocabulary);
+
+  function decodeBytes(tokens: ArrayLike<number>): Uint8Array {
+    const parts: Uint8Array[] = [];
+    let length = 0;
+    for (let i = 0; i < tokens.length; i++) {
+      const id = tokens[i];
+      if (id === 0) continue;
+      const known = id > 0 && id < start.length - 1 && start[id + 1] > start[id];
+      const part = known ? pool.subarray(start[id], start[id + 1]) : REPLACEMENT;
+      parts.push(part);
+      length += part.length;
+    }
+    const bytes = new Uint8Array(length);
+    let at = 0;
+    for (const part of parts) {
+      bytes.set(part, at);
+      at += part.length;
+    }
+    return bytes;
+  }
+
+  const encodeBytes = (bytes: Uint8Array) => encodeLongest(trie, bytes);
+  return {
+    name: "world",
+    vocabularySize: start.length - 1,
+    endOfText: 0,
+    encode: (text) => encodeBytes(new TextEncoder().encode(text)),
+    encodeBytes,
+    decode: (tokens) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(decodeBytes(tokens)),
+    decodeBytes,
+  };
+}
+
+/** All tokens' bytes in the order of their ids: token `id` is `pool[start[id] .. start[id + 1])`. */
+function layOut({ ids, tokens }: Vocabulary): { start: Uint32Array; pool: Uint8Array } {
+  const size = ids.reduce((largest, id) => Math.max(largest, id), 0) + 1;
+  const start = new Uint32Array(size + 1);
+  ids.forEach((id, i) => start[id + 1] = tokens[i].length);
+  for (let id = 0; id < size; id++) start[id + 1] += start[id];
+  const pool = new Uint8Array(start[size]);
+  ids.forEach((id, i) => pool.set(tokens[i], start[id]));
+  return { start, pool };
+}
+
+/**
+ * A byte trie; node 0 is the root. The children of node n by byte b are at
+ * `children[first[n] + b - low[n]]` for `low[n] <= b < low[n] + span[n]`, where 0 means none.
+ */
+interface Trie {
+  readonly first: Uint32Array;
+  readonly low: Uint8Array;
+  /** How many bytes the children's slots cover, at most 256. */
+  readonly span: Uint16Array;
+  readonly children: Uint32Array;
+  /** The id of the token that ends at a node, 0 where none does. */
+  readonly id: Uint32Array;
+}
+
+function buildTrie({ ids, tokens }: Vocabulary): Trie {
+  const keys = tokens.map(binaryString);
+  const order = Array.from(keys.keys()).sort((a, b) => keys[a] < keys[b] ? -1 : 1);
+  const first: number[] = [];
+  const low: number[] = [];
+  const span: number[] = [];
+  const id: number[] = [];
+  const children: number[] = [];
+
+  /** Adds the node for the sorted tokens `from` to `to`, which share their first `depth` bytes. */
+  function addNode(from: number, to: number, depth: number): number {
+    const node = id.length;
+    id.push(0), first.push(0), low.push(0), span.push(0);
+    if (tokens[order[from]].length === depth) id[node] = ids[order[from++]];
+    if (from === to) return node;
+    const byteOf = (position: number) => tokens[order[position]][depth];
+    first[node] = children.length;
+    low[node] = byteOf(from);
+    span[node] = byteOf(to - 1) - low[node] + 1;
+    for (let slot = 0; slot < span[node]; slot++) children.push(0);
+    while (from < to) {
+      const byte = byteOf(from);
+      let end = from + 1;
+      while (end < to && byteOf(end) === byte) end++;
+      children[first[node] + byte - low[node]] = addNode(from, end, depth + 1);
+      from = end;
+    }
+    return node;
+  }
+
+  addNode(0, order.length, 0);
+  return {
+    first: Uint32Array.from(first),
+    low: Uint8Array.from(low),
+    span: Uint16Array.from(span),
+    children: Uint32Array.from(children),
+    id: Uint32Array.from(id),
+  };
+}
+
+function encodeLongest({ first, low, span, children, id }: Trie, bytes: Uint8Array): Uint32Array {
+  // A World token has some four bytes of English or Chinese; the array grows for text that packs worse.
+  let tokens = new Uint32Array((bytes.length >>> 2) + 16);
+  let count = 0;
+  let at = 0;
+  while (at < bytes.length) {
+    let node = 0;
+    let longest = 0;
+    let end = at;
+    for (let i = at; i < bytes.length; i++) {
+      const slot = bytes[i] - low[node];
+      if (slot < 0 || slot >= span[node]) break;
+      node = children[first[node] + slot];
+      if (node === 0) break;
+      if (id[node] !== 0) {
+        longest = id[node];
+        end = i + 1;
+      }
+    }
+    if (count === tokens.length) {
+      const grown = new Uint32Array(2 * tokens.length);
+      grown.set(tokens);
+      tokens = grown;
+    }
+    tokens[count++] = longest;
+    at = end;
+  }
+  return tokens.slice(0, count);
+}
