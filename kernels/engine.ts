@@ -1,0 +1,52 @@
+/**
+ * What an engine is: a place for variables, and something that replays programs. Engines give the same results up to rounding.
+ *
+ * @module
+ */
+import type { Variable } from "./graph.ts";
+import type { Program } from "./plan.ts";
+
+/** A program made ready on an engine. */
+export interface Executable {
+  /** Runs the program once. On a device it only submits: reading a variable waits for it. Creates nothing. */
+  run(): void;
+  /** Releases the memory that the program's values lie in. */
+  dispose(): void;
+}
+
+/** Runs programs. Its memory is released by `dispose`, never by the garbage collector alone. */
+export interface Engine {
+  readonly name: "cpu" | "webgpu";
+  /** What it runs on, for people. */
+  readonly description: string;
+  /** Bytes that the engine holds now: variables and the values of loaded programs. */
+  readonly allocatedBytes: number;
+  /** Gives a variable memory, with this content or zeros. Parts of a pack get it with the pack. */
+  allocate(variable: Variable, content?: ArrayBufferView): void;
+  /** Overwrites a variable from its first element on. 16-bit variables take their raw bytes. */
+  write(variable: Variable, content: ArrayBufferView): void;
+  /** The content of an f32 variable after everything that was run before the call. */
+  read(variable: Variable): Promise<Float32Array>;
+  /** Takes a variable's memory back. */
+  free(variable: Variable): void;
+  /**
+   * Prepares a program: memory for its values, and whatever compiling it needs.
+   * @throws EngineError that names the op, if the device refuses
+   */
+  load(program: Program): Promise<Executable>;
+  /** Waits until everything that was run is done. */
+  settle(): Promise<void>;
+  /** Releases everything. */
+  dispose(): void;
+}
+
+/** The engine cannot go on: a device that was lost, out of memory, or refused a program. */
+export class EngineError extends Error {
+  override readonly name = "EngineError";
+}
+
+/** The pack that holds a variable, or the variable itself, and where in it the variable starts. */
+export function home(variable: Variable): { owner: Variable; byteOffset: number } {
+  const { within } = variable;
+  return within ? { owner: within.pack, byteOffset: within.byteOffset } : { owner: variable, byteOffset: 0 };
+}

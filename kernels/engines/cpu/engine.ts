@@ -1,0 +1,145 @@
+/**
+ * The cpu engine: variables and values lie in one shared WebAssembly memory; hot ops run as SIMD kernels on all workers, the
+ * others as plain TypeScript on the caller.
+ *
+ * @module
+ */
+import { type Engine, EngineError, type Executable, home } from "../../engine.ts";
+import { bytesOf, type StorageType, type Tensor, type Variable } from "../../graph.ts";
+import type { NumberArray } from "../../op.ts";
+import type { Program } from "../../plan.ts";
+import { Allocator, MAXIMUM_PAGES } from "./allocator.ts";
+import { type KernelCall, LOWERINGS, scratchBytes } from "./lowering.ts";
+import { Pool } from "./pool.ts";
+import { player, writeTape } from "./tape.ts";
+import { loadKernels, type WasmKernels } from "./wasm/load.ts";
+
+/** Runs programs on the processor. */
+export class CpuEngine implements Engine {
+  readonly name = "cpu";
+  readonly description: string;
+  readonly #memory = new WebAssembly.Memory({ initial: 16, maximum: MAXIMUM_PAGES, shared: true });
+  readonly #allocator = new Allocator(this.#memory);
+  readonly #kernels: WasmKernels;
+  readonly #pool: Pool;
+  readonly #play: (words: Float64Array, offset: number) => void;
+  readonly #variables = new Map<Variable, number>();
+  #scratch: { bytes: number; at: number[] } = { bytes: 0, at: [] };
+
+  /** @param options.workers number of threads, the caller's counted; default all cores */
+  constructor(options: { workers?: number } = {}) {
+    const workers = options.workers ?? navigator.hardwareConcurrency;
+    const { kernels, variant } = loadKernels(this.#memory);
+    this.#kernels = kernels;
+    this.#play = player(this.#memory, kernels, 0);
+    this.#pool = new Pool(workers, this.#memory);
+    const simd = variant === "relaxed" ? "SIMD with fused multiply-add" : "SIMD";
+    this.description = `the processor, ${workers} ${workers === 1 ? "thread" : "threads"}, WebAssembly ${simd}`;
+  }
+
+  get allocatedBytes(): number {
+    return this.#allocator.usedBytes;
+  }
+
+  allocate(variable: Variable, content?: ArrayBufferView): void {
+    if (variable.within) throw new EngineError(`Cannot allocate ${variable.name}: its pack holds it`);
+    this.#variables.set(variable, this.#allocator.allocate(bytesOf(variable), variable.name));
+    this.#bytes(variable).fill(0);
+    if (content) this.write(variable, content);
+  }
+
+  #address(variable: Variable): number {
+    const { owner, byteOffset } = home(variable);
+    const at = this.#variables.get(owner);
+    if (at === undefined) throw new EngineError(`Cannot use ${variable.name}: it was not allocated`);
+    return at + byteOffset;
+  }
+
+  #bytes(variable: Variable): Uint8Array {
+    return new Uint8Array(this.#memory.buffer, this.#address(variable), bytesOf(variable));
+  }
+
+  write(variable: Variable, content: ArrayBufferView): void {
+    this.#bytes(variable).set(new Uint8Array(content.buffer, content.byteOffset, content.byteLength));
+  }
+
+  read(variable: Variable): Promise<Float32Array> {
+    return Promise.resolve(new Float32Array(this.#bytes(variable).slice().buffer));
+  }
+
+  free(variable: Variable): void {
+    const at = this.#variables.get(variable);
+    if (at === undefined) return;
+    this.#allocator.free(at);
+    this.#variables.delete(variable);
+  }
+
+  async load(program: Program): Promise<Executable> {
+    const slots: number[] = [];
+    const dispose = () => slots.forEach((at) => this.#allocator.free(at));
+    try {
+      program.slots.forEach((bytes, i) => slots.push(this.#allocator.allocate(bytes, `the values of a program (slot ${i})`)));
+      this.#reserveScratch(scratchBytes(program.nodes, this.#kernels));
+    } catch (error) {
+      dispose();
+      throw error;
+    }
+    const address = (t: Tensor) => t.variable ? this.#address(t.variable) : slots[program.placement.get(t)!]!;
+    const placed = (t: Tensor) => t.variable ? this.#variables.has(home(t.variable).owner) : program.placement.has(t);
+    const scratch = (worker: number) => this.#scratch.at[worker]!;
+
+    const commands: (KernelCall | undefined)[][] = [];
+    const steps: (number | (() => void))[] = [];
+    for (const node of program.nodes) {
+      const { op, attributes, inputs, outputs } = node;
+      const lowering = LOWERINGS[op.name];
+      if (lowering) {
+        for (const calls of lowering({ node, workers: this.#pool.size, address, scratch })) {
+          steps.push(commands.push(calls) - 1);
+        }
+      } else {
+        const memory = [...inputs, ...outputs].map((t) =>
+          placed(t) ? view(this.#memory, address(t), t.size, t.dtype) : new Float32Array()
+        );
+        const end = op.units(node);
+        steps.push(() => op.cpu({ attributes, inputs, outputs, memory, start: 0, end }));
+      }
+    }
+    const tape = writeTape(commands);
+    const id = await this.#pool.load(tape);
+    const shared = commands.map((calls) => calls.slice(1).some((call) => call));
+    const run = () => {
+      for (const step of steps) {
+        if (typeof step !== "number") step();
+        else {
+          const offset = tape.offsets[step]!;
+          if (shared[step]) this.#pool.post(id, offset);
+          this.#play(tape.words, offset);
+          if (shared[step]) this.#pool.join();
+        }
+      }
+    };
+    return { run, dispose: () => (this.#pool.drop(id), dispose()) };
+  }
+
+  /** Scratch of every worker, never smaller than what an earlier program was given. */
+  #reserveScratch(bytes: number): void {
+    if (bytes <= this.#scratch.bytes) return;
+    const at = Array.from({ length: this.#pool.size }, () => this.#allocator.allocate(bytes, "the workers' scratch"));
+    this.#scratch = { bytes, at };
+  }
+
+  settle(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  dispose(): void {
+    this.#pool.dispose();
+    this.#variables.clear();
+  }
+}
+
+function view(memory: WebAssembly.Memory, at: number, size: number, dtype: StorageType): NumberArray {
+  if (dtype === "i32") return new Int32Array(memory.buffer, at, size);
+  return dtype === "f32" ? new Float32Array(memory.buffer, at, size) : new Uint16Array(memory.buffer, at, size);
+}

@@ -1,0 +1,46 @@
+/**
+ * A worker of the cpu engine: follows the ticket and does its share of each posted command.
+ *
+ * @module
+ */
+/// <reference lib="deno.worker" />
+import { CONTROL, READ_MESSAGES, SPINS, type WorkerMessage } from "./pool.ts";
+import { player } from "./tape.ts";
+import { loadKernels } from "./wasm/load.ts";
+
+const tapes = new Map<number, Float64Array>();
+let control: Int32Array;
+let play: (words: Float64Array, offset: number) => void;
+let seen = 0;
+
+function follow(): void {
+  while (true) {
+    for (let spins = 0; Atomics.load(control, CONTROL.ticket) === seen; spins++) {
+      if (spins > SPINS) Atomics.wait(control, CONTROL.ticket, seen);
+    }
+    seen = (seen + 1) | 0;
+    const tape = control[CONTROL.tape]!;
+    if (tape !== READ_MESSAGES) play(tapes.get(tape)!, control[CONTROL.offset]!);
+    Atomics.add(control, CONTROL.done, 1);
+    Atomics.notify(control, CONTROL.done);
+    if (tape === READ_MESSAGES) return;
+  }
+}
+
+self.onmessage = ({ data }: MessageEvent<WorkerMessage>) => {
+  switch (data.kind) {
+    case "start":
+      control = data.control;
+      play = player(data.memory, loadKernels(data.memory).kernels, data.worker);
+      break;
+    case "tape":
+      tapes.set(data.id, data.words);
+      self.postMessage("ready");
+      break;
+    case "drop":
+      tapes.delete(data.id);
+      break;
+    case "follow":
+      follow();
+  }
+};

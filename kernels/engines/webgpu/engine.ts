@@ -1,0 +1,253 @@
+/**
+ * The webgpu engine: every variable and every slot of a program is a buffer, and a program is replayed as one list of
+ * dispatches whose pipelines and bind groups were made when it was loaded.
+ *
+ * @module
+ */
+import { type Engine, EngineError, type Executable, home } from "../../engine.ts";
+import { bytesOf, sizeOf, type Tensor, type Variable } from "../../graph.ts";
+import type { Binding, Pass } from "../../op.ts";
+import type { Program } from "../../plan.ts";
+import { type AdapterReport, Device } from "./device.ts";
+
+/** Uniform blocks start at multiples of this. */
+const UNIFORM_ALIGNMENT = 256;
+
+/** Dispatches a submission: long enough to amortise it, short enough for the watchdogs of operating systems. */
+const DISPATCHES_A_SUBMISSION = 400;
+
+interface Dispatch {
+  readonly pipeline: GPUComputePipeline;
+  readonly bindGroup: GPUBindGroup;
+  readonly workgroups: readonly [number, number, number];
+}
+
+/** Runs programs on a WebGPU device. */
+export class WebGpuEngine implements Engine {
+  readonly name = "webgpu";
+  readonly description: string;
+  readonly #device: Device;
+  readonly #variables = new Map<Variable, GPUBuffer>();
+  readonly #pipelines = new Map<string, GPUComputePipeline>();
+  #allocatedBytes = 0;
+
+  private constructor(device: Device) {
+    this.#device = device;
+    this.description = device.description;
+  }
+
+  /** Opens an engine on an adapter. */
+  static async open(report: AdapterReport): Promise<WebGpuEngine> {
+    return new WebGpuEngine(await Device.request(report));
+  }
+
+  get allocatedBytes(): number {
+    return this.#allocatedBytes;
+  }
+
+  #buffer(bytes: number, label: string): GPUBuffer {
+    const { gpu } = this.#device;
+    if (bytes > gpu.limits.maxBufferSize) {
+      throw new EngineError(
+        `Cannot allocate ${label} of ${bytes} bytes on ${this.description}, whose largest buffer is ` +
+          `${gpu.limits.maxBufferSize}: use --engine cpu or a smaller model`,
+      );
+    }
+    this.#allocatedBytes += bytes;
+    return this.#device.guarded(`allocating ${bytes} bytes for ${label}`, () =>
+      gpu.createBuffer({
+        label,
+        size: bytes,
+        usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST | GPUBufferUsage.COPY_SRC,
+      }));
+  }
+
+  #release(buffer: GPUBuffer): void {
+    this.#allocatedBytes -= buffer.size;
+    buffer.destroy();
+  }
+
+  allocate(variable: Variable, content?: ArrayBufferView): void {
+    if (variable.within) throw new EngineError(`Cannot allocate ${variable.name}: its pack holds it`);
+    this.#variables.set(variable, this.#buffer(Math.max(4, bytesOf(variable)), variable.name));
+    if (content) this.write(variable, content);
+  }
+
+  #home(variable: Variable): { buffer: GPUBuffer; byteOffset: number } {
+    const { owner, byteOffset } = home(variable);
+    const buffer = this.#variables.get(owner);
+    if (!buffer) throw new EngineError(`Cannot use ${variable.name}: it was not allocated`);
+    return { buffer, byteOffset };
+  }
+
+  write(variable: Variable, content: ArrayBufferView): void {
+    const { buffer, byteOffset } = this.#home(variable);
+    let bytes = new Uint8Array(content.buffer as ArrayBuffer, content.byteOffset, content.byteLength);
+    if (bytes.length % 4) {
+      const padded = new Uint8Array(Math.ceil(bytes.length / 4) * 4);
+      padded.set(bytes);
+      bytes = padded;
+    }
+    this.#device.guarded(
+      `writing ${variable.name}`,
+      () => this.#device.gpu.queue.writeBuffer(buffer, byteOffset, bytes),
+    );
+  }
+
+  async read(variable: Variable): Promise<Float32Array> {
+    const { gpu } = this.#device;
+    const { buffer, byteOffset } = this.#home(variable);
+    const size = sizeOf(variable.shape) * 4;
+    const staging = this.#device.guarded(`reading ${variable.name}`, () => {
+      const staging = gpu.createBuffer({ size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+      const encoder = gpu.createCommandEncoder();
+      encoder.copyBufferToBuffer(buffer, byteOffset, staging, 0, size);
+      gpu.queue.submit([encoder.finish()]);
+      return staging;
+    });
+    try {
+      await staging.mapAsync(GPUMapMode.READ);
+      const content = new Float32Array(staging.getMappedRange().slice(0));
+      await this.#device.check();
+      return content;
+    } catch (error) {
+      await this.#device.check();
+      throw new EngineError(
+        `Cannot read ${variable.name} from ${this.description}: ${(error as Error).message}`,
+      );
+    } finally {
+      staging.destroy();
+    }
+  }
+
+  free(variable: Variable): void {
+    const buffer = this.#variables.get(variable);
+    if (!buffer) return;
+    this.#release(buffer);
+    this.#variables.delete(variable);
+  }
+
+  #pipeline(op: string, wgsl: string): GPUComputePipeline {
+    let pipeline = this.#pipelines.get(wgsl);
+    if (!pipeline) {
+      const { gpu } = this.#device;
+      pipeline = this.#device.guarded(`compiling ${op}`, () => {
+        const module = gpu.createShaderModule({ label: op, code: wgsl });
+        return gpu.createComputePipeline({
+          label: op,
+          layout: "auto",
+          compute: { module, entryPoint: "main" },
+        });
+      });
+      this.#pipelines.set(wgsl, pipeline);
+    }
+    return pipeline;
+  }
+
+  async load(program: Program): Promise<Executable> {
+    const { gpu, limits } = this.#device;
+    const slots = program.slots.map((bytes, i) => this.#buffer(bytes, `slot ${i}`));
+    const place = (t: Tensor, { byteOffset = 0, byteLength = bytesOf(t) }: Binding): GPUBufferBinding => {
+      if (byteLength > limits.bindingBytes) {
+        throw new EngineError(
+          `Cannot bind a tensor [${t.shape}] of ${byteLength} bytes on ${this.description}, whose limit is ` +
+            `${limits.bindingBytes}: use a smaller --micro_bsz or --ctx_len, or --engine cpu`,
+        );
+      }
+      const size = Math.max(4, byteLength);
+      if (!t.variable) return { buffer: slots[program.placement.get(t)!]!, offset: byteOffset, size };
+      const at = this.#home(t.variable);
+      return { buffer: at.buffer, offset: at.byteOffset + byteOffset, size };
+    };
+
+    const passes: { op: string; pass: Pass; operands: Tensor[] }[] = program.nodes.flatMap((node) =>
+      node.op.webgpu(node, limits).filter(({ workgroups }) => !workgroups.includes(0)).map((pass) => ({
+        op: node.op.name,
+        pass,
+        operands: [...node.inputs, ...node.outputs],
+      }))
+    );
+    const uniforms = this.#uniforms(passes.map(({ pass }) => pass.uniforms));
+    const dispatches: Dispatch[] = passes.map(({ op, pass, operands }, index) => {
+      const pipeline = this.#pipeline(op, pass.wgsl);
+      const size = Math.max(16, Math.ceil(pass.uniforms.length / 4) * 16);
+      const entries = [
+        { binding: 0, resource: { buffer: uniforms.buffer, offset: uniforms.offsets[index]!, size } },
+        ...pass.bindings.map((binding, i) => ({
+          binding: i + 1,
+          resource: place(operands[binding.operand]!, binding),
+        })),
+      ];
+      const bindGroup = this.#device.guarded(
+        `binding ${op}`,
+        () => gpu.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries }),
+      );
+      return { pipeline, bindGroup, workgroups: pass.workgroups };
+    });
+    const dispose = () => [...slots, uniforms.buffer].forEach((buffer) => this.#release(buffer));
+    try {
+      await this.#device.check();
+    } catch (error) {
+      dispose();
+      throw error;
+    }
+    return { run: () => this.#run(dispatches), dispose };
+  }
+
+  /** All uniform blocks in one buffer. */
+  #uniforms(blocks: readonly (readonly number[])[]): { buffer: GPUBuffer; offsets: number[] } {
+    let bytes = 0;
+    const offsets = blocks.map((block) => {
+      const offset = bytes;
+      bytes += Math.max(1, Math.ceil(block.length * 4 / UNIFORM_ALIGNMENT)) * UNIFORM_ALIGNMENT;
+      return offset;
+    });
+    const words = new Uint32Array(Math.max(bytes, UNIFORM_ALIGNMENT) / 4);
+    blocks.forEach((block, i) => words.set(block, offsets[i]! / 4));
+    const { gpu } = this.#device;
+    const buffer = gpu.createBuffer({
+      label: "uniforms",
+      size: words.byteLength,
+      usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
+    });
+    this.#allocatedBytes += buffer.size;
+    gpu.queue.writeBuffer(buffer, 0, words);
+    return { buffer, offsets };
+  }
+
+  #run(dispatches: readonly Dispatch[]): void {
+    this.#device.throwFault();
+    this.#device.guarded("running a program", () => {
+      const { gpu } = this.#device;
+      for (let first = 0; first < dispatches.length; first += DISPATCHES_A_SUBMISSION) {
+        const encoder = gpu.createCommandEncoder();
+        const pass = encoder.beginComputePass();
+        for (
+          const { pipeline, bindGroup, workgroups } of dispatches.slice(
+            first,
+            first + DISPATCHES_A_SUBMISSION,
+          )
+        ) {
+          pass.setPipeline(pipeline);
+          pass.setBindGroup(0, bindGroup);
+          pass.dispatchWorkgroups(...workgroups);
+        }
+        pass.end();
+        gpu.queue.submit([encoder.finish()]);
+      }
+    });
+  }
+
+  async settle(): Promise<void> {
+    await this.#device.gpu.queue.onSubmittedWorkDone();
+    await this.#device.check();
+  }
+
+  dispose(): void {
+    for (const buffer of this.#variables.values()) buffer.destroy();
+    this.#variables.clear();
+    this.#pipelines.clear();
+    this.#allocatedBytes = 0;
+    this.#device.gpu.destroy();
+  }
+}

@@ -1,0 +1,84 @@
+/**
+ * Reverse-mode differentiation: writes the backward pass of a graph as more nodes of the same graph.
+ *
+ * @module
+ */
+import { type Graph, type Node, Tensor } from "./graph.ts";
+import { constant, map } from "./ops/map/op.ts";
+
+/** Most inputs that one sum reads, so that it stays within eight storage bindings. */
+const SUM_ARITY = 7;
+
+function sum(graph: Graph, terms: readonly Tensor[]): Tensor {
+  if (terms.length === 1) return terms[0]!;
+  const head = terms.slice(0, SUM_ARITY);
+  const total = map(graph, head, (...x) => x.reduce((a, b) => a.add(b)));
+  return sum(graph, [total, ...terms.slice(SUM_ARITY)]);
+}
+
+/**
+ * Gradients of a scalar with respect to the tensors in `wanted`.
+ *
+ * Nodes of a recomputed block are appended once more just before their gradients, so that the plan need not keep
+ * what they computed the first time.
+ *
+ * @param loss a tensor with one element
+ * @returns one tensor for each wanted one, in its shape; undefined where the loss does not depend on it
+ * @throws RangeError if a node on the way has no gradient
+ */
+export function backward(graph: Graph, loss: Tensor, wanted: readonly Tensor[]): (Tensor | undefined)[] {
+  if (loss.size !== 1) throw new RangeError(`A loss has one element: this one has ${loss.size}`);
+  const forward = graph.nodes.slice();
+  const dependent = new Set<Tensor>(wanted);
+  for (const node of forward) {
+    if (node.inputs.some((t) => dependent.has(t))) node.outputs.forEach((t) => dependent.add(t));
+  }
+
+  const contributions = new Map<Tensor, Tensor[]>([[loss, [constant(graph, loss.shape, 1)]]]);
+  const gradientOf = (t: Tensor): Tensor | undefined => {
+    const terms = contributions.get(t);
+    if (!terms) return undefined;
+    const total = sum(graph, terms);
+    contributions.set(t, [total]);
+    return total;
+  };
+
+  const replay = new Map<Tensor, Tensor>();
+  const current = (t: Tensor) => replay.get(t) ?? t;
+  let replayed: number | undefined;
+  for (const node of forward.toReversed()) {
+    const { op, attributes, inputs, outputs, block } = node;
+    const needed = inputs.map((t) => dependent.has(t));
+    if (!needed.includes(true) || !outputs.some((t) => contributions.has(t))) continue;
+    if (!op.gradient) throw new RangeError(`Cannot differentiate ${op.name}: it has no gradient`);
+    if (block !== replayed) {
+      replay.clear();
+      replayed = block;
+      if (block !== undefined) recompute(graph, forward.filter((n) => n.block === block), replay);
+    }
+    const gradients = op.gradient({
+      graph,
+      attributes,
+      inputs: inputs.map(current),
+      outputs: outputs.map(current),
+      dOutputs: outputs.map(gradientOf),
+      wanted: needed,
+    });
+    gradients.forEach((gradient, i) => {
+      if (!gradient || !needed[i]) return;
+      const terms = contributions.get(inputs[i]!);
+      if (terms) terms.push(gradient);
+      else contributions.set(inputs[i]!, [gradient]);
+    });
+  }
+  return wanted.map(gradientOf);
+}
+
+/** Appends copies of a block's nodes and records which tensor stands for which. */
+function recompute(graph: Graph, nodes: readonly Node[], replay: Map<Tensor, Tensor>): void {
+  for (const node of nodes) {
+    const inputs = node.inputs.map((t) => replay.get(t) ?? t);
+    const outputs = graph.add(node.op, inputs, node.attributes);
+    node.outputs.forEach((t, i) => replay.set(t, outputs[i]!));
+  }
+}

@@ -1,0 +1,130 @@
+/**
+ * What an op is: shapes, a gradient, code for the processor and a lowering to WebGPU passes. One folder in `ops/` each.
+ *
+ * Conventions that a reader would trip over: a value is written whole and once (outputs are overwritten, never added to);
+ * only variables are updated in place, by the ops that say so in `mutates`; an output never shares memory with an input.
+ *
+ * @module
+ */
+import type { Graph, Node, StorageType, Tensor, TensorType } from "./graph.ts";
+
+/** Memory of one operand on the processor: f64 in the oracle, raw 16-bit words for f16 and bf16. */
+export type NumberArray = Float32Array | Float64Array | Int32Array | Uint16Array;
+
+/** What the processor's code of an op is given. */
+export interface CpuCall<A> {
+  readonly attributes: A;
+  readonly inputs: readonly Tensor[];
+  readonly outputs: readonly Tensor[];
+  /** Memory of the inputs, then of the outputs. */
+  readonly memory: readonly NumberArray[];
+  /** The share to compute: units `start` (included) to `end` (excluded) of `units()`. */
+  readonly start: number;
+  readonly end: number;
+}
+
+/** A part of an operand: the operand's index (inputs first, then outputs), and a byte range for one over the binding limit. */
+export interface Binding {
+  readonly operand: number;
+  readonly byteOffset?: number;
+  readonly byteLength?: number;
+}
+
+/** One dispatch. */
+export interface Pass {
+  /** Complete WGSL with an entry point `main`; equal text is compiled once. Binding 0 is the uniform block. */
+  readonly wgsl: string;
+  /** 32-bit words of the uniform block; floats through {@link float}. */
+  readonly uniforms: readonly number[];
+  /** Storage bindings 1, 2, … in order. */
+  readonly bindings: readonly Binding[];
+  readonly workgroups: readonly [number, number, number];
+}
+
+/** What a lowering may count on. */
+export interface DeviceLimits {
+  /** Largest storage binding in bytes. */
+  readonly bindingBytes: number;
+  /** Largest number of workgroups in one dimension. */
+  readonly workgroups: number;
+}
+
+/** What a gradient is given. */
+export interface GradientCall<A> {
+  readonly graph: Graph;
+  readonly attributes: A;
+  readonly inputs: readonly Tensor[];
+  readonly outputs: readonly Tensor[];
+  /** Gradients of the outputs; undefined where nothing depends on one. */
+  readonly dOutputs: readonly (Tensor | undefined)[];
+  /** Which inputs' gradients are wanted. */
+  readonly wanted: readonly boolean[];
+}
+
+/** An op: its meaning and its implementations. */
+export interface Op<A = unknown> {
+  readonly name: string;
+  /** Types of the outputs; throws a RangeError that names the op and the shapes if the inputs do not fit. */
+  outputs(inputs: readonly Tensor[], attributes: A): TensorType[];
+  /** Gradients of the inputs as tensors of the same graph; undefined entries are zero or not wanted. */
+  gradient?(call: GradientCall<A>): (Tensor | undefined)[];
+  /** Indexes of the inputs, all variables, that the op updates in place. */
+  readonly mutates?: readonly number[];
+  /** Indexes of the inputs that running the op reads, where others serve only its gradient. */
+  reads?(node: Node<A>): readonly number[];
+  /** How many equal units of work the op splits into; any split gives the same bits. */
+  units(node: Node<A>): number;
+  /** Plain TypeScript, also the float64 oracle. */
+  cpu(call: CpuCall<A>): void;
+  webgpu(node: Node<A>, limits: DeviceLimits): Pass[];
+}
+
+const word = new DataView(new ArrayBuffer(4));
+
+/** The bits of a float, for a uniform block. */
+export function float(value: number): number {
+  word.setFloat32(0, value);
+  return word.getUint32(0);
+}
+
+/** Workgroups for `count` groups in two dimensions, for shaders that index by `y * num_workgroups.x + x`. */
+export function grid(count: number, limits: DeviceLimits): [number, number, number] {
+  const x = Math.min(Math.max(count, 1), limits.workgroups);
+  return [x, Math.ceil(Math.max(count, 1) / x), 1];
+}
+
+/** The sentence for inputs that do not fit an op. */
+export function shapeError(op: string, inputs: readonly TensorType[], wanted: string): RangeError {
+  const shapes = inputs.map((t) => `${t.dtype}[${t.shape.join(", ")}]`).join(", ");
+  return new RangeError(`Cannot apply ${op} to ${shapes}: ${wanted}`);
+}
+
+/** WGSL that declares storage binding `binding` as `name` and a function `<name>_at(i)` that reads one element as f32. */
+export function wgslReader(name: string, binding: number, dtype: StorageType): string {
+  const packed = dtype === "f16" || dtype === "bf16";
+  const declaration = `@group(0) @binding(${binding}) var<storage, read> ${name}: array<${
+    packed ? "u32" : dtype
+  }>;\n`;
+  if (dtype === "bf16") {
+    return declaration +
+      `fn ${name}_at(i: u32) -> f32 {\n` +
+      `  let w = ${name}[i >> 1u];\n` +
+      `  return bitcast<f32>(select(w << 16u, w & 0xffff0000u, (i & 1u) == 1u));\n}\n`;
+  }
+  if (dtype === "f16") {
+    return declaration +
+      `fn ${name}_at(i: u32) -> f32 {\n  return unpack2x16float(${name}[i >> 1u])[i & 1u];\n}\n`;
+  }
+  return declaration + `fn ${name}_at(i: u32) -> f32 {\n  return f32(${name}[i]);\n}\n`;
+}
+
+/** Reads element `i` of processor memory as a number, whatever its storage. */
+export function widened(memory: NumberArray, dtype: StorageType): Float32Array | Float64Array | Int32Array {
+  if (!(memory instanceof Uint16Array)) return memory;
+  if (dtype === "f16") {
+    return Float32Array.from(new Float16Array(memory.buffer, memory.byteOffset, memory.length));
+  }
+  const bits = new Uint32Array(memory.length);
+  for (let i = 0; i < bits.length; i++) bits[i] = memory[i]! << 16;
+  return new Float32Array(bits.buffer);
+}

@@ -1,0 +1,114 @@
+/**
+ * Cross-entropy of a linear head whose logits are never all stored.
+ *
+ * crossEntropy: for each row, `loss = weight · (logsumexp(z) − z[target])` and, in the same pass,
+ * `dZ = weight · (softmax(z) − onehot(target))`; rows of weight 0 give exact zeros. With `l2` > 0 (RWKV's L2Wrap) the largest
+ * logit of each row also gets `l2 · weight · max(z)`, the gradient of ½·l2·max², while the loss stays the cross-entropy.
+ *
+ * linearCrossEntropy walks the rows in slices: logits, loss, gradient of the hidden rows and of the head, then the next slice
+ * in the same memory.
+ *
+ * @module
+ */
+import type { Graph, Tensor } from "../../graph.ts";
+import { float, grid, type Op, shapeError } from "../../op.ts";
+import { matmul } from "../matmul/op.ts";
+import { precomputed } from "../precomputed/op.ts";
+import { reduceGroups } from "../reduce/op.ts";
+import { concatRows, sliceRows } from "../rows/op.ts";
+import shader from "./cross_entropy.wgsl" with { type: "text" };
+
+interface CrossEntropyAttributes {
+  readonly l2: number;
+}
+
+/** inputs: logits [M, V], targets i32 [M, 1], weights [M, 1] → loss [M, 1], dLogits [M, V] */
+const crossEntropyOp: Op<CrossEntropyAttributes> = {
+  name: "crossEntropy",
+  outputs(inputs) {
+    const [logits, targets, weights] = inputs;
+    if (targets!.size !== logits!.rows || weights!.size !== logits!.rows || targets!.dtype !== "i32") {
+      throw shapeError("crossEntropy", inputs, `${logits!.rows} i32 targets and weights are needed`);
+    }
+    return [{ shape: [logits!.rows, 1], dtype: "f32" }, { shape: logits!.shape, dtype: "f32" }];
+  },
+  units: ({ inputs }) => inputs[0]!.rows,
+  cpu({ attributes: { l2 }, inputs, memory: [logits, targets, weights, loss, d], start, end }) {
+    const V = inputs[0]!.width;
+    for (let m = start; m < end; m++) {
+      const at = m * V, weight = weights![m]!, target = targets![m]!;
+      if (weight === 0) {
+        loss![m] = 0;
+        d!.fill(0, at, at + V);
+        continue;
+      }
+      let best = 0;
+      for (let i = 1; i < V; i++) if (logits![at + i]! > logits![at + best]!) best = i;
+      const max = logits![at + best]!;
+      let sum = 0;
+      for (let i = 0; i < V; i++) sum += Math.exp(logits![at + i]! - max);
+      loss![m] = weight * (Math.log(sum) + max - logits![at + target]!);
+      for (let i = 0; i < V; i++) {
+        let slope = Math.exp(logits![at + i]! - max) / sum;
+        if (i === target) slope -= 1;
+        if (i === best) slope += l2 * max;
+        d![at + i] = weight * slope;
+      }
+    }
+  },
+  webgpu({ attributes: { l2 }, inputs }, limits) {
+    const { rows, width } = inputs[0]!;
+    return [{
+      wgsl: shader,
+      uniforms: [rows, width, float(l2)],
+      bindings: [0, 1, 2, 3, 4].map((operand) => ({ operand })),
+      workgroups: grid(rows, limits),
+    }];
+  },
+};
+
+/** Bytes of logits that one slice of rows may take. */
+const SLICE_BYTES = 64 * 1024 * 1024;
+
+/**
+ * Weighted cross-entropy of `hidden · headᵀ` against the targets.
+ * @param hidden [M, C]
+ * @param head [V, C], any storage
+ * @param targets i32 [M, 1]
+ * @param weights [M, 1]; for a mean, one over the number of counted targets where a target counts, else 0
+ * @param options.l2 strength of L2Wrap, 0 for none
+ * @param options.headTrains whether the head's gradient will be asked for
+ * @returns the weighted sum, [1]
+ */
+export function linearCrossEntropy(
+  graph: Graph,
+  hidden: Tensor,
+  head: Tensor,
+  targets: Tensor,
+  weights: Tensor,
+  options: { l2?: number; headTrains?: boolean } = {},
+): Tensor {
+  const M = hidden.rows, V = head.rows;
+  const rows = Math.max(1, Math.min(M, Math.floor(SLICE_BYTES / (V * 4))));
+  const losses: Tensor[] = [], dHidden: Tensor[] = [];
+  let dHead: Tensor | undefined;
+  for (let first = 0; first < M; first += rows) {
+    const count = Math.min(rows, M - first);
+    const h = sliceRows(graph, hidden, first, count);
+    const logits = matmul(graph, h, head, { transposeB: true });
+    const [loss, dLogits] = graph.add(
+      crossEntropyOp,
+      [logits, sliceRows(graph, targets, first, count), sliceRows(graph, weights, first, count)],
+      { l2: options.l2 ?? 0 },
+    );
+    losses.push(loss!);
+    dHidden.push(matmul(graph, dLogits!, head));
+    if (options.headTrains) {
+      dHead = matmul(graph, dLogits!, h, { transposeA: true, ...(dHead ? { addend: dHead } : {}) });
+    }
+  }
+  const total = reduceGroups(graph, concatRows(graph, losses), [1]);
+  const gradients = [{ of: hidden, gradient: concatRows(graph, dHidden) }];
+  if (dHead) gradients.push({ of: head, gradient: dHead });
+  return precomputed(graph, total, gradients);
+}

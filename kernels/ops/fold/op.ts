@@ -1,0 +1,67 @@
+/**
+ * fold: `out[m, j] = Σ_b x[m, b·R + j]`, the sum of a row's shards of R elements, the last one ragged; the input side of Bone
+ * (arXiv 2409.15371, equation 4). tile: `out[m, i] = x[m, i mod R]`, its gradient and inverse in shape.
+ *
+ * @module
+ */
+import type { Graph, Tensor } from "../../graph.ts";
+import { grid, type Op } from "../../op.ts";
+import foldShader from "./fold.wgsl" with { type: "text" };
+import tileShader from "./tile.wgsl" with { type: "text" };
+
+interface WidthAttributes {
+  /** Elements of an output row. */
+  readonly width: number;
+}
+
+function widthOp(
+  name: string,
+  wgsl: string,
+  row: (width: number, K: number, at: (i: number) => number, j: number) => number,
+  inverse: (graph: Graph, x: Tensor, width: number) => Tensor,
+): Op<WidthAttributes> {
+  return {
+    name,
+    outputs: ([x], { width }) => [{ shape: [x!.rows, width], dtype: "f32" }],
+    gradient: ({ graph, inputs: [x], dOutputs: [d] }) => [inverse(graph, d!, x!.width)],
+    units: ({ outputs }) => outputs[0]!.rows,
+    cpu({ attributes: { width }, inputs, memory: [x, out], start, end }) {
+      const K = inputs[0]!.width;
+      for (let m = start; m < end; m++) {
+        const at = (i: number) => x![m * K + i]!;
+        for (let j = 0; j < width; j++) out![m * width + j] = row(width, K, at, j);
+      }
+    },
+    webgpu({ attributes: { width }, inputs, outputs }, limits) {
+      return [{
+        wgsl,
+        uniforms: [outputs[0]!.size, width, inputs[0]!.width],
+        bindings: [{ operand: 0 }, { operand: 1 }],
+        workgroups: grid(Math.ceil(outputs[0]!.size / 64), limits),
+      }];
+    },
+  };
+}
+
+const foldOp = widthOp("fold", foldShader, (width, K, at, j) => {
+  let total = 0;
+  for (let i = j; i < K; i += width) total += at(i);
+  return total;
+}, (graph, d, width) => tile(graph, d, width));
+
+const tileOp = widthOp(
+  "tile",
+  tileShader,
+  (_, K, at, j) => at(j % K),
+  (graph, d, width) => fold(graph, d, width),
+);
+
+/** Sum of shards: x [M, K] → [M, R]. */
+export function fold(graph: Graph, x: Tensor, R: number): Tensor {
+  return graph.add(foldOp, [x], { width: R })[0]!;
+}
+
+/** Repetition of shards: x [M, R] → [M, K]. */
+export function tile(graph: Graph, x: Tensor, K: number): Tensor {
+  return graph.add(tileOp, [x], { width: K })[0]!;
+}

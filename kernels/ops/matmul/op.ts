@@ -1,0 +1,204 @@
+/**
+ * matmul: `out[M, N] = op(A) · op(B) (+ addend)`, where op transposes or not. Sums are f32 (f64 in the oracle).
+ *
+ * With weights stored `[out, in]`: x·Wᵀ is `transposeB`; dX = dY·W is plain; dW = dYᵀ·X is `transposeA`.
+ * B may be packed f16 or bf16 and is widened in registers. The gradient of each operand is again a matmul.
+ * A B over the device's binding limit is taken in ranges of its rows.
+ *
+ * @module
+ */
+import { bytesOf, type Graph, type Tensor } from "../../graph.ts";
+import {
+  type DeviceLimits,
+  type NumberArray,
+  type Op,
+  type Pass,
+  shapeError,
+  wgslReader,
+  widened,
+} from "../../op.ts";
+import shader from "./matmul.wgsl" with { type: "text" };
+
+/** Which operands are stored transposed: A as [K, M], B as [N, K]. */
+export interface MatmulAttributes {
+  readonly transposeA: boolean;
+  readonly transposeB: boolean;
+}
+
+/** Sizes of the product. */
+export function extents(
+  inputs: readonly Tensor[],
+  { transposeA, transposeB }: MatmulAttributes,
+): { M: number; N: number; K: number } {
+  const [a, b] = [inputs[0]!, inputs[1]!];
+  return {
+    M: transposeA ? a.width : a.rows,
+    K: transposeA ? a.rows : a.width,
+    N: transposeB ? b.rows : b.width,
+  };
+}
+
+/** Output rows and columns of one workgroup, as in the shader. */
+const TILE = 64;
+
+/** Byte ranges of a tensor's rows, each within the binding limit and starting where a binding may start. */
+export function rowRanges(
+  rows: number,
+  rowBytes: number,
+  limits: DeviceLimits,
+): { first: number; count: number; byteOffset: number; byteLength: number }[] {
+  let step = Math.max(1, Math.floor(limits.bindingBytes / rowBytes));
+  if (step < rows) {
+    let aligned = 1;
+    while (aligned * rowBytes % 256) aligned *= 2;
+    step = Math.floor(step / aligned) * aligned;
+    if (step === 0) {
+      throw new RangeError(`Cannot bind rows of ${rowBytes} bytes within ${limits.bindingBytes}`);
+    }
+  }
+  const ranges = [];
+  for (let first = 0; first < rows; first += step) {
+    const count = Math.min(step, rows - first);
+    const byteLength = Math.ceil(count * rowBytes / 4) * 4;
+    ranges.push({ first, count, byteOffset: first * rowBytes, byteLength });
+  }
+  return ranges;
+}
+
+const matmulOp: Op<MatmulAttributes> = {
+  name: "matmul",
+  outputs(inputs, attributes) {
+    const [a, b, addend] = inputs;
+    const { M, N, K } = extents(inputs, attributes);
+    const inner = attributes.transposeB ? b!.width : b!.rows;
+    if (K !== inner) throw shapeError("matmul", inputs, `inner sizes ${K} and ${inner} must be equal`);
+    if (addend && addend.size !== M * N) {
+      throw shapeError("matmul", inputs, `the addend must be [${M}, ${N}]`);
+    }
+    if (a!.dtype !== "f32") throw shapeError("matmul", inputs, "the first operand must be f32");
+    return [{ shape: [M, N], dtype: "f32" }];
+  },
+  gradient({ graph, attributes: { transposeA, transposeB }, inputs: [a, b], dOutputs: [d], wanted }) {
+    const da = !wanted[0]
+      ? undefined
+      : transposeA
+      ? matmul(graph, asMatrix(b!), d!, { transposeA: transposeB, transposeB: true })
+      : matmul(graph, d!, b!, { transposeB: !transposeB });
+    const db = !wanted[1]
+      ? undefined
+      : transposeB
+      ? matmul(graph, d!, a!, { transposeA: true, transposeB: transposeA })
+      : matmul(graph, a!, d!, { transposeA: !transposeA });
+    return [da, db, wanted[2] ? d : undefined];
+  },
+  units: ({ outputs }) => outputs[0]!.rows,
+  cpu({ attributes, inputs, memory, start, end }) {
+    const { M, N, K } = extents(inputs, attributes);
+    const { transposeA, transposeB } = attributes;
+    const a = memory[0]!, b = widened(memory[1]!, inputs[1]!.dtype), out = memory.at(-1)!;
+    const addend: NumberArray | undefined = inputs[2] && memory[2];
+    const row = new Float64Array(N);
+    for (let m = start; m < end; m++) {
+      for (let n = 0; n < N; n++) row[n] = addend ? addend[m * N + n]! : 0;
+      for (let k = 0; k < K; k++) {
+        const x = transposeA ? a[k * M + m]! : a[m * K + k]!;
+        if (transposeB) { for (let n = 0; n < N; n++) row[n]! += x * b[n * K + k]!; }
+        else for (let n = 0; n < N; n++) row[n]! += x * b[k * N + n]!;
+      }
+      out.set(row, m * N);
+    }
+  },
+  webgpu({ attributes, inputs, outputs }, limits) {
+    const { M, N, K } = extents(inputs, attributes);
+    const { transposeA, transposeB } = attributes;
+    const [, b, addend] = inputs;
+    const out = inputs.length;
+    const pass = (
+      sizes: { M: number; N: number; K: number },
+      starts: { a: number; out: number },
+      ranges: { b?: object; out?: object },
+      mode: "write" | "addend" | "accumulate",
+    ): Pass => ({
+      wgsl: specialise(b!, transposeA, transposeB, mode),
+      uniforms: [
+        sizes.M,
+        sizes.N,
+        sizes.K,
+        starts.a,
+        starts.out,
+        ...(transposeA ? [1, M] : [K, 1]),
+        ...(transposeB ? [1, K] : [N, 1]),
+        N,
+      ],
+      bindings: [
+        { operand: 0 },
+        { operand: 1, ...ranges.b },
+        { operand: out, ...ranges.out },
+        ...(mode === "addend" ? [{ operand: 2, ...ranges.out }] : []),
+      ],
+      workgroups: [Math.ceil(sizes.N / TILE), Math.ceil(sizes.M / TILE), 1],
+    });
+    const first = addend ? "addend" : "write";
+    if (bytesOf(b!) > limits.bindingBytes) {
+      const rowBytes = b!.width * (b!.dtype === "f32" ? 4 : 2);
+      const whole = (r: { byteOffset: number; byteLength: number }) => ({
+        b: { byteOffset: r.byteOffset, byteLength: r.byteLength },
+      });
+      return rowRanges(b!.rows, rowBytes, limits).map((r, i) =>
+        transposeB ? pass({ M, N: r.count, K }, { a: 0, out: r.first }, whole(r), first) : pass(
+          { M, N, K: r.count },
+          { a: r.first * (transposeA ? M : 1), out: 0 },
+          whole(r),
+          i ? "accumulate" : first,
+        )
+      );
+    }
+    if (bytesOf(outputs[0]!) > limits.bindingBytes) {
+      return rowRanges(M, N * 4, limits).map(({ first: m, count, byteOffset, byteLength }) =>
+        pass(
+          { M: count, N, K },
+          { a: m * (transposeA ? 1 : K), out: 0 },
+          { out: { byteOffset, byteLength } },
+          first,
+        )
+      );
+    }
+    return [pass({ M, N, K }, { a: 0, out: 0 }, {}, first)];
+  },
+};
+
+/** The shader for one storage type of B and one order of the operands. */
+function specialise(b: Tensor, transposeA: boolean, transposeB: boolean, mode: string): string {
+  const initial = { write: "0.0", addend: "addend[at]", accumulate: "out[at]" }[mode]!;
+  return [
+    wgslReader("b", 2, b.dtype),
+    mode === "addend" ? "@group(0) @binding(4) var<storage, read> addend: array<f32>;" : "",
+    `const A_ALONG_K = ${!transposeA};`,
+    `const B_ALONG_K = ${transposeB};`,
+    `fn initial(at: u32) -> f32 { return ${initial}; }`,
+    shader,
+  ].join("\n");
+}
+
+function asMatrix(t: Tensor): Tensor {
+  if (t.dtype !== "f32") {
+    throw new RangeError("Cannot differentiate a transposed product by its first operand in 16 bits");
+  }
+  return t;
+}
+
+/**
+ * Matrix product. A: f32 [M, K] (or [K, M] with `transposeA`); B: f32, f16 or bf16 [K, N] (or [N, K] with `transposeB`);
+ * leading dimensions count as rows.
+ * @param options.addend [M, N], added to the product
+ * @returns f32 [M, N]
+ */
+export function matmul(
+  graph: Graph,
+  a: Tensor,
+  b: Tensor,
+  options: { transposeA?: boolean; transposeB?: boolean; addend?: Tensor } = {},
+): Tensor {
+  const { transposeA = false, transposeB = false, addend } = options;
+  return graph.add(matmulOp, addend ? [a, b, addend] : [a, b], { transposeA, transposeB })[0]!;
+}

@@ -1,0 +1,114 @@
+/**
+ * norm: `y = (x − mean) · rstd · weight + bias` over groups of neighbours, with `rstd = 1 / sqrt(variance + eps)` and the
+ * biased variance. One group over the whole width is LayerNorm (Ba et al. 2016); H groups are RWKV's GroupNorm.
+ *
+ * x [M, C], weight and bias [C]; the mean and rstd of every group, [M, G], are outputs too, for the gradient:
+ * with `x̂ = (x − mean) · rstd` and `g = dY · weight`, `dX = rstd · (g − mean(g) − x̂ · mean(g · x̂))`.
+ *
+ * @module
+ */
+import type { Graph, Tensor } from "../../graph.ts";
+import { float, grid, type Op, shapeError } from "../../op.ts";
+import { map } from "../map/op.ts";
+import { reduceRows } from "../reduce/op.ts";
+import forwardShader from "./norm.wgsl" with { type: "text" };
+import gradientShader from "./norm_gradient.wgsl" with { type: "text" };
+
+interface NormAttributes {
+  readonly groups: number;
+  readonly eps: number;
+}
+
+const normOp: Op<NormAttributes> = {
+  name: "norm",
+  outputs(inputs, { groups }) {
+    const [x, weight, bias] = inputs;
+    if (weight!.size !== x!.width || bias!.size !== x!.width) {
+      throw shapeError("norm", inputs, `weight and bias must have ${x!.width} elements`);
+    }
+    if (x!.width % groups) throw shapeError("norm", inputs, `${groups} groups must divide the width`);
+    const perGroup = { shape: [x!.rows, groups], dtype: "f32" } as const;
+    return [{ shape: x!.shape, dtype: "f32" }, perGroup, perGroup];
+  },
+  gradient(
+    { graph, attributes, inputs: [x, weight, bias], outputs: [, mean, rstd], dOutputs: [dy], wanted },
+  ) {
+    const dx = wanted[0]
+      ? graph.add(normGradientOp, [x!, weight!, mean!, rstd!, dy!], attributes)[0]
+      : undefined;
+    const weighted = () =>
+      map(graph, [x!, mean!, rstd!, dy!], (x, mean, rstd, dy) => x.sub(mean).mul(rstd).mul(dy));
+    return [
+      dx,
+      wanted[1] ? reduceRows(graph, weighted(), weight!.shape) : undefined,
+      wanted[2] ? reduceRows(graph, dy!, bias!.shape) : undefined,
+    ];
+  },
+  units: ({ outputs }) => outputs[1]!.size,
+  cpu({ attributes: { groups, eps }, inputs, memory: [x, weight, bias, y, means, rstds], start, end }) {
+    const n = inputs[0]!.width / groups;
+    for (let group = start; group < end; group++) {
+      const at = group * n, c = (group % groups) * n;
+      let mean = 0, variance = 0;
+      for (let i = 0; i < n; i++) mean += x![at + i]!;
+      mean /= n;
+      for (let i = 0; i < n; i++) variance += (x![at + i]! - mean) ** 2;
+      const rstd = 1 / Math.sqrt(variance / n + eps);
+      for (let i = 0; i < n; i++) y![at + i] = (x![at + i]! - mean) * rstd * weight![c + i]! + bias![c + i]!;
+      means![group] = mean;
+      rstds![group] = rstd;
+    }
+  },
+  webgpu({ attributes: { groups, eps }, inputs, outputs }, limits) {
+    const total = outputs[1]!.size;
+    return [{
+      wgsl: forwardShader,
+      uniforms: [total, groups, inputs[0]!.width / groups, float(eps)],
+      bindings: [0, 1, 2, 3, 4, 5].map((operand) => ({ operand })),
+      workgroups: grid(total, limits),
+    }];
+  },
+};
+
+const normGradientOp: Op<NormAttributes> = {
+  name: "normGradient",
+  outputs: ([x]) => [{ shape: x!.shape, dtype: "f32" }],
+  units: ({ inputs }) => inputs[2]!.size,
+  cpu({ attributes: { groups }, inputs, memory: [x, weight, means, rstds, dy, dx], start, end }) {
+    const n = inputs[0]!.width / groups;
+    for (let group = start; group < end; group++) {
+      const at = group * n, c = (group % groups) * n;
+      const mean = means![group]!, rstd = rstds![group]!;
+      let sum = 0, projection = 0;
+      for (let i = 0; i < n; i++) {
+        const g = dy![at + i]! * weight![c + i]!;
+        sum += g;
+        projection += g * (x![at + i]! - mean) * rstd;
+      }
+      for (let i = 0; i < n; i++) {
+        const g = dy![at + i]! * weight![c + i]!;
+        dx![at + i] = rstd * (g - sum / n - (x![at + i]! - mean) * rstd * projection / n);
+      }
+    }
+  },
+  webgpu({ attributes: { groups }, inputs }, limits) {
+    const total = inputs[2]!.size;
+    return [{
+      wgsl: gradientShader,
+      uniforms: [total, groups, inputs[0]!.width / groups],
+      bindings: [0, 1, 2, 3, 4, 5].map((operand) => ({ operand })),
+      workgroups: grid(total, limits),
+    }];
+  },
+};
+
+/** Normalises groups of neighbours: x [M, C], weight [C], bias [C] → [M, C]. LayerNorm with one group. */
+export function norm(
+  graph: Graph,
+  x: Tensor,
+  weight: Tensor,
+  bias: Tensor,
+  options: { groups?: number; eps: number },
+): Tensor {
+  return graph.add(normOp, [x, weight, bias], { groups: options.groups ?? 1, eps: options.eps })[0]!;
+}

@@ -1,0 +1,180 @@
+/**
+ * wkv7: RWKV-7's recurrence (Peng et al., arXiv 2503.14456). Per head, with a state S of N value rows by N key columns:
+ *
+ *     sa = S a;   S ← S · diag(w) + sa ⊗ b + v ⊗ k;   y = S r
+ *
+ * The six streams r, w, k, v, a, b come as one tensor [6·B·T, C], one below the other, so that the op stays within eight
+ * storage bindings; w is the decay itself, in (0, 1). The state at the start of every {@link CHUNK} steps is kept, and the
+ * backward pass recomputes the steps between from it: it never divides by the decay.
+ *
+ * Backward, with dS the gradient of the state after step t:
+ *
+ *     dr = Sₜᵀ dy;  dS += dy ⊗ r;  dw = Σ_rows dS · Sₜ₋₁;  dk = dSᵀ v;  dv = dS k;  db = dSᵀ sa;  dsa = dS b;
+ *     da = Sₜ₋₁ᵀ dsa;  dS ← dS · diag(w) + dsa ⊗ a
+ *
+ * @module
+ */
+import type { Graph, Tensor } from "../../graph.ts";
+import { type NumberArray, type Op, shapeError } from "../../op.ts";
+import { constant } from "../map/op.ts";
+import { concatRows } from "../rows/op.ts";
+import { wkv7Backward, wkv7Forward } from "./cpu.ts";
+import forwardShader from "./wkv7.wgsl" with { type: "text" };
+import backwardShader from "./wkv7_gradient.wgsl" with { type: "text" };
+
+/** Steps between kept states. */
+export const CHUNK = 16;
+
+/** T steps of heads of N channels. */
+export interface Wkv7Attributes {
+  readonly T: number;
+  readonly N: number;
+}
+
+/** Sizes of one call, from the stacked streams [6·B·T, C]. */
+export function wkv7Sizes(streams: Tensor, { T, N }: Wkv7Attributes): {
+  B: number;
+  H: number;
+  C: number;
+  chunks: number;
+} {
+  return { B: streams.rows / 6 / T, H: streams.width / N, C: streams.width, chunks: Math.ceil(T / CHUNK) };
+}
+
+/** inputs: streams, initial state → y, kept states, final state */
+const wkv7Op: Op<Wkv7Attributes> = {
+  name: "wkv7",
+  outputs(inputs, attributes) {
+    const { B, H, C, chunks } = wkv7Sizes(inputs[0]!, attributes);
+    const { T, N } = attributes;
+    if (!Number.isInteger(B) || !Number.isInteger(H)) {
+      throw shapeError("wkv7", inputs, `six streams of rows in multiples of T = ${T} and heads of ${N}`);
+    }
+    if (inputs[1]!.size !== B * H * N * N) {
+      throw shapeError("wkv7", inputs, `the state must be [${B}, ${H}·${N}·${N}]`);
+    }
+    return [
+      { shape: [B * T, C], dtype: "f32" },
+      { shape: [B * H, chunks * N * N], dtype: "f32" },
+      { shape: [B, H * N * N], dtype: "f32" },
+    ];
+  },
+  gradient({ graph, attributes, inputs: [streams, initial], outputs: [y, states], dOutputs, wanted }) {
+    const dy = dOutputs[0] ?? constant(graph, y!.shape, 0);
+    const dFinal = dOutputs[2] ?? constant(graph, initial!.shape, 0);
+    const [dStreams, dInitial] = graph.add(wkv7GradientOp, [streams!, states!, dy, dFinal], attributes);
+    return [dStreams, wanted[1] ? dInitial : undefined];
+  },
+  units: (node) => heads(node.inputs[0]!, node.attributes),
+  cpu({ attributes, inputs, memory, start, end }) {
+    const [streams, initial, y, states, final] = memory as [
+      NumberArray,
+      NumberArray,
+      NumberArray,
+      NumberArray,
+      NumberArray,
+    ];
+    wkv7Forward({
+      ...wkv7Sizes(inputs[0]!, attributes),
+      ...attributes,
+      streams,
+      initial,
+      y,
+      states,
+      final,
+      start,
+      end,
+    });
+  },
+  webgpu(node) {
+    const { attributes: { T, N }, inputs } = node;
+    const { C, chunks } = wkv7Sizes(inputs[0]!, node.attributes);
+    return [{
+      wgsl: `const N = ${N}u;\nconst CHUNK = ${CHUNK}u;\n${forwardShader}`,
+      uniforms: [T, C, inputs[0]!.rows / 6, chunks],
+      bindings: [0, 1, 2, 3, 4].map((operand) => ({ operand })),
+      workgroups: [heads(inputs[0]!, node.attributes), 1, 1],
+    }];
+  },
+};
+
+/** inputs: streams, kept states, dy, gradient of the final state → dStreams, gradient of the initial state, scratch */
+const wkv7GradientOp: Op<Wkv7Attributes> = {
+  name: "wkv7Gradient",
+  outputs(inputs, attributes) {
+    const { B, H } = wkv7Sizes(inputs[0]!, attributes);
+    const { N } = attributes;
+    return [
+      { shape: inputs[0]!.shape, dtype: "f32" },
+      { shape: [B, H * N * N], dtype: "f32" },
+      { shape: [B * H, CHUNK * N * N], dtype: "f32" },
+    ];
+  },
+  units: (node) => heads(node.inputs[0]!, node.attributes),
+  cpu({ attributes, inputs, memory, start, end }) {
+    const [streams, states, dy, dFinal, dStreams, dInitial, scratch] = memory as [
+      NumberArray,
+      NumberArray,
+      NumberArray,
+      NumberArray,
+      NumberArray,
+      NumberArray,
+      NumberArray,
+    ];
+    const sizes = wkv7Sizes(inputs[0]!, attributes);
+    wkv7Backward({
+      ...sizes,
+      ...attributes,
+      streams,
+      states,
+      dy,
+      dFinal,
+      dStreams,
+      dInitial,
+      scratch,
+      start,
+      end,
+    });
+  },
+  webgpu(node) {
+    const { attributes: { T, N }, inputs } = node;
+    const { C, chunks } = wkv7Sizes(inputs[0]!, node.attributes);
+    return [{
+      wgsl: `const N = ${N}u;\nconst CHUNK = ${CHUNK}u;\n${backwardShader}`,
+      uniforms: [T, C, inputs[0]!.rows / 6, chunks],
+      bindings: [0, 1, 2, 3, 4, 5, 6].map((operand) => ({ operand })),
+      workgroups: [heads(inputs[0]!, node.attributes), 1, 1],
+    }];
+  },
+};
+
+function heads(streams: Tensor, attributes: Wkv7Attributes): number {
+  const { B, H } = wkv7Sizes(streams, attributes);
+  return B * H;
+}
+
+/** The six streams of the recurrence, each [B·T, C]; w is the decay itself. */
+export interface Wkv7Streams {
+  readonly r: Tensor;
+  readonly w: Tensor;
+  readonly k: Tensor;
+  readonly v: Tensor;
+  readonly a: Tensor;
+  readonly b: Tensor;
+}
+
+/**
+ * RWKV-7's recurrence over T steps.
+ * @param options.state initial state [B, H·N·N] in the order head, value row, key column; zero where it is not given
+ * @returns y [B·T, C] and the final state [B, H·N·N]
+ */
+export function wkv7(
+  graph: Graph,
+  { r, w, k, v, a, b }: Wkv7Streams,
+  options: { T: number; N: number; state?: Tensor },
+): { y: Tensor; state: Tensor } {
+  const { T, N } = options;
+  const initial = options.state ?? constant(graph, [r.rows / T, r.width * N], 0);
+  const [y, , state] = graph.add(wkv7Op, [concatRows(graph, [r, w, k, v, a, b]), initial], { T, N });
+  return { y: y!, state: state! };
+}

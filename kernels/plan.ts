@@ -1,0 +1,70 @@
+/**
+ * The memory plan: which nodes need to run at all, how long every value lives, and which values share memory.
+ *
+ * Values are placed largest first into the first slot that is free for their whole life (greedy by size for shared
+ * objects: Pisarchyk and Lee, arXiv 2001.03288). The sum of the slots is the exact peak, known before anything is allocated.
+ *
+ * @module
+ */
+import { bytesOf, type Node, type Tensor, type Variable } from "./graph.ts";
+
+/** A list of nodes with a place for every value: what an engine runs. */
+export interface Program {
+  readonly nodes: readonly Node[];
+  /** Sizes in bytes of the memory that values share. */
+  readonly slots: readonly number[];
+  /** Slot of each value. */
+  readonly placement: ReadonlyMap<Tensor, number>;
+  /** Every variable that the program reads or updates, parts as well as packs. */
+  readonly variables: ReadonlySet<Variable>;
+  /** Bytes of all slots: the memory that a run needs beyond its variables. */
+  readonly workspaceBytes: number;
+}
+
+/** The inputs that running the node reads. */
+function inputsRead(node: Node): Tensor[] {
+  return (node.op.reads?.(node) ?? node.inputs.keys().toArray()).map((i) => node.inputs[i]!);
+}
+
+/** The nodes that lead to an update of a variable, in order. */
+function liveNodes(nodes: readonly Node[]): Node[] {
+  const needed = new Set<Tensor>();
+  return nodes.toReversed().filter((node) => {
+    if (!node.op.mutates?.length && !node.outputs.some((t) => needed.has(t))) return false;
+    inputsRead(node).forEach((t) => needed.add(t));
+    return true;
+  }).reverse();
+}
+
+/** Plans the nodes of a graph into a program. Nodes that update no variable, directly or through others, are left out. */
+export function compile(graph: { readonly nodes: readonly Node[] }): Program {
+  const nodes = liveNodes(graph.nodes);
+  const lives = new Map<Tensor, { first: number; last: number }>();
+  const variables = new Set<Variable>();
+  nodes.forEach((node, index) => {
+    for (const t of inputsRead(node)) {
+      if (t.variable) variables.add(t.variable);
+      else lives.get(t)!.last = index;
+    }
+    for (const t of node.outputs) lives.set(t, { first: index, last: index });
+  });
+
+  const slots: { bytes: number; lives: { first: number; last: number }[] }[] = [];
+  const placement = new Map<Tensor, number>();
+  const bySize = [...lives].sort(([a], [b]) => bytesOf(b) - bytesOf(a));
+  for (const [tensor, life] of bySize) {
+    const free = (slot: typeof slots[number]) =>
+      slot.lives.every((other) => other.last < life.first || life.last < other.first);
+    let index = slots.findIndex(free);
+    if (index < 0) index = slots.push({ bytes: Math.max(4, bytesOf(tensor)), lives: [] }) - 1;
+    slots[index]!.lives.push(life);
+    placement.set(tensor, index);
+  }
+  return {
+    nodes,
+    slots: slots.map((slot) => slot.bytes),
+    placement,
+    variables,
+    workspaceBytes: slots.reduce((total, slot) => total + slot.bytes, 0),
+  };
+}
