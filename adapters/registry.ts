@@ -1,0 +1,11 @@
+/**
+ * Every method that comes with Wishbone, registered. Methods from outside enter by {@link registerAdapter} as well.
+ *
+ * @module
+ */
+import { bone } from "./bone/bone.ts";
+import { registerAdapter } from "./method.ts";
+
+registerAdapter(bone);
+
+export { adapterMethod, adapterMethods, registerAdapter } from "./method.ts";

@@ -1,0 +1,161 @@
+/**
+ * A model on an engine: its sizes, its file, and a variable for every weight.
+ *
+ * @module
+ */
+import { createHash, type Hash } from "node:crypto";
+import { type DType, toFloat32 } from "../formats/dtype.ts";
+import { openTensorFile, type TensorFile, type TensorInfo } from "../formats/tensor_file.ts";
+import type { Engine } from "../kernels/engine.ts";
+import { type Graph, type StorageType, type Tensor, Variable } from "../kernels/graph.ts";
+import { matmul } from "../kernels/ops/matmul/op.ts";
+import { isMatrix, type ModelConfig, ModelError, readConfig, weightShapes } from "./config.ts";
+import type { Wiring } from "./v7.ts";
+
+/** Element types of weights that can be used. */
+const WEIGHT_DTYPES: readonly DType[] = ["F32", "F16", "BF16", "F64"];
+
+/** A loaded RWKV-7 model. Its engine memory is released by {@link Model.dispose}. */
+export class Model {
+  readonly #weights = new Map<string, Variable>();
+  #disposed: (() => void)[] = [];
+  #fingerprint = "";
+
+  private constructor(
+    readonly config: ModelConfig,
+    /** The file that it was read from, open for merging. */
+    readonly file: TensorFile,
+    readonly engine: Engine,
+  ) {}
+
+  /**
+   * Reads a model into an engine, one tensor at a time, in the dtype of its file.
+   * @param options.elsewhere weights that the caller keeps in variables of its own, because they train
+   * @param options.onTensor called after each tensor with the number done and the number of all
+   * @throws FormatError, ModelError
+   */
+  static load(
+    path: string,
+    engine: Engine,
+    options: { elsewhere?: (name: string) => boolean; onTensor?: (done: number, all: number) => void } = {},
+  ): Model {
+    const file = openTensorFile(path);
+    try {
+      const model = new Model(readModelConfig(file), file, engine);
+      const names = [...weightShapes(model.config).keys()];
+      const hash = createHash("sha256");
+      names.forEach((name, i) => {
+        const info = file.tensors.get(name)!, bytes = file.readBytes(name);
+        addToHash(hash, info, bytes);
+        if (!options.elsewhere?.(name)) model.#loadWeight(info, bytes);
+        options.onTensor?.(i + 1, names.length);
+      });
+      model.#fingerprint = hash.digest("hex");
+      return model;
+    } catch (error) {
+      file.close();
+      throw error;
+    }
+  }
+
+  #loadWeight({ name, dtype, shape }: TensorInfo, bytes: Uint8Array<ArrayBuffer>): void {
+    const storage: StorageType = isMatrix(name) && dtype === "BF16"
+      ? "bf16"
+      : isMatrix(name) && dtype === "F16"
+      ? "f16"
+      : "f32";
+    const variable = new Variable(name, graphShape(name, shape), storage);
+    const content = storage === "f32" ? toFloat32(bytes, dtype) : bytes;
+    this.engine.allocate(variable, content);
+    this.#weights.set(name, variable);
+  }
+
+  /** SHA-256 of the weights, as {@link fingerprint} gives it. */
+  get fingerprint(): string {
+    return this.#fingerprint;
+  }
+
+  /** The variable of a weight; undefined for one that is kept elsewhere. */
+  weight(name: string): Variable | undefined {
+    return this.#weights.get(name);
+  }
+
+  /** Names of all weights with their shapes in the file. */
+  get shapes(): Map<string, number[]> {
+    return weightShapes(this.config);
+  }
+
+  /** Number of parameters. */
+  get parameters(): number {
+    return [...this.shapes.values()].reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0);
+  }
+
+  /** How a graph reaches this model's weights, without any adapter. */
+  wire(graph: Graph, overlay?: ReadonlyMap<string, Variable>): Wiring {
+    const weight = (name: string): Tensor => {
+      const variable = overlay?.get(name) ?? this.#weights.get(name);
+      if (!variable) {
+        throw new ModelError(`Cannot use weight "${name}": it is kept elsewhere and was not given`);
+      }
+      return graph.use(variable);
+    };
+    const linear = (site: string, x: Tensor) =>
+      matmul(graph, x, weight(`${site}.weight`), { transposeB: true });
+    return { graph, config: this.config, weight, linear };
+  }
+
+  /** Registers what to do when the model is disposed of. */
+  onDispose(action: () => void): void {
+    this.#disposed.push(action);
+  }
+
+  /** Releases the weights and closes the file. The engine stays. */
+  dispose(): void {
+    this.#disposed.forEach((action) => action());
+    this.#disposed = [];
+    this.#weights.forEach((variable) => this.engine.free(variable));
+    this.#weights.clear();
+    this.file.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** The shape that graphs use: vectors are `[size]` whatever ones and heads the file's shape has. */
+export function graphShape(name: string, shape: readonly number[]): number[] {
+  return isMatrix(name) ? [...shape] : [shape.reduce((a, b) => a * b, 1)];
+}
+
+/** Sizes of the model in a file, with its dtypes checked as well. @throws ModelError */
+export function readModelConfig(file: TensorFile): ModelConfig {
+  if (file.tensors.size === 0) {
+    throw new ModelError(`Cannot use ${file.path}: it holds no tensors, so it is not a model`);
+  }
+  const config = readConfig(file.tensors, file.path);
+  for (const name of weightShapes(config).keys()) {
+    const { dtype } = file.tensors.get(name)!;
+    if (!WEIGHT_DTYPES.includes(dtype)) {
+      throw new ModelError(
+        `Cannot use ${file.path}: tensor "${name}" is ${dtype}, and weights must be F32, F16 or BF16`,
+      );
+    }
+  }
+  return config;
+}
+
+/** Adds a tensor to a hash that tells base models apart. */
+function addToHash(hash: Hash, { name, dtype, shape }: TensorInfo, bytes: Uint8Array): void {
+  hash.update(`${name} ${dtype} [${shape}]\n`);
+  hash.update(bytes);
+}
+
+/** SHA-256 over names, dtypes, shapes and content of a model's weights in the official order, in hexadecimal. */
+export function fingerprint(file: TensorFile): string {
+  const hash = createHash("sha256");
+  for (const name of weightShapes(readModelConfig(file)).keys()) {
+    addToHash(hash, file.tensors.get(name)!, file.readBytes(name));
+  }
+  return hash.digest("hex");
+}

@@ -1,0 +1,151 @@
+/**
+ * Reading text with a carried state: what generation and evaluation run.
+ *
+ * A stretch of tokens is read in pieces whose lengths are powers of two, so that a handful of programs serves every length
+ * and the state never leaves the engine between pieces.
+ *
+ * @module
+ */
+import type { Engine, Executable } from "../kernels/engine.ts";
+import { Graph, Variable } from "../kernels/graph.ts";
+import { matmul } from "../kernels/ops/matmul/op.ts";
+import { sliceRows } from "../kernels/ops/rows/op.ts";
+import { assign } from "../kernels/ops/update/op.ts";
+import { compile } from "../kernels/plan.ts";
+import type { ModelConfig } from "./config.ts";
+import { forwardV7, type LayerState, type Wiring } from "./v7.ts";
+
+/** Longest piece that is read at once. */
+const LONGEST = 128;
+
+/** Which rows' logits a piece gives. */
+type Logits = "none" | "last" | "all";
+
+/** What a model carries after a stretch of text, as plain numbers: copy it, store it, or go on from it. */
+export interface ModelState {
+  readonly data: Float32Array;
+}
+
+interface Piece {
+  readonly executable: Executable;
+  readonly tokens: Variable;
+  readonly logits: Variable | undefined;
+}
+
+/** One sequence being read. */
+export class Session {
+  readonly #pieces = new Map<string, Piece>();
+  readonly #state: { whole: Variable; parts: Variable[] };
+
+  /**
+   * @param wire how a graph reaches the weights, adapters included
+   * @param engine where the weights are
+   */
+  constructor(
+    readonly config: ModelConfig,
+    readonly wire: (graph: Graph) => Wiring,
+    readonly engine: Engine,
+  ) {
+    const { layers, channels: C, heads: H, headSize: N } = config;
+    const parts = Array.from({ length: layers }, (_, layer) => [
+      { name: `state.${layer}.attShift`, shape: [1, C] },
+      { name: `state.${layer}.wkv`, shape: [1, H * N * N] },
+      { name: `state.${layer}.ffnShift`, shape: [1, C] },
+    ]).flat();
+    this.#state = Variable.pack("state", parts);
+    engine.allocate(this.#state.whole);
+  }
+
+  async #piece(T: number, logits: Logits): Promise<Piece> {
+    const key = `${T} ${logits}`;
+    const known = this.#pieces.get(key);
+    if (known) return known;
+    const graph = new Graph();
+    const wiring = this.wire(graph);
+    const tokens = new Variable("tokens", [T, 1], "i32");
+    const state = this.#layers((variable) => graph.use(variable));
+    const result = forwardV7(wiring, graph.use(tokens), { T, state });
+    const variables = this.#layers((variable) => variable);
+    let output: Variable | undefined;
+    if (logits !== "none") {
+      const rows = logits === "all" ? result.hidden : sliceRows(graph, result.hidden, T - 1, 1);
+      output = new Variable("logits", [rows.rows, this.config.vocabulary]);
+      this.engine.allocate(output);
+      assign(graph, output, matmul(graph, rows, wiring.weight("head.weight"), { transposeB: true }));
+    }
+    result.state.forEach((layer, i) => {
+      assign(graph, variables[i]!.attShift, layer.attShift);
+      assign(graph, variables[i]!.wkv, layer.wkv);
+      assign(graph, variables[i]!.ffnShift, layer.ffnShift);
+    });
+    this.engine.allocate(tokens);
+    const piece = { executable: await this.engine.load(compile(graph)), tokens, logits: output };
+    this.#pieces.set(key, piece);
+    return piece;
+  }
+
+  #layers<T>(f: (variable: Variable) => T): { [K in keyof LayerState]: T }[] {
+    return Array.from({ length: this.config.layers }, (_, i) => {
+      const [attShift, wkv, ffnShift] = this.#state.parts.slice(3 * i, 3 * i + 3).map(f) as [T, T, T];
+      return { attShift, wkv, ffnShift };
+    });
+  }
+
+  /**
+   * Reads tokens, going on from where the session is.
+   * @param logits "last" for those after the last token, [V]; "all" for every token's, [T, V]
+   * @throws RangeError for no tokens, or one outside the vocabulary
+   */
+  async feed(tokens: ArrayLike<number>, logits: "last" | "all" = "last"): Promise<Float32Array> {
+    const V = this.config.vocabulary;
+    if (tokens.length === 0) throw new RangeError("Cannot read an empty list of tokens: give at least one");
+    for (let i = 0; i < tokens.length; i++) {
+      const token = tokens[i]!;
+      if (!Number.isInteger(token) || token < 0 || token >= V) {
+        throw new RangeError(`Cannot read token ${token} at position ${i}: the vocabulary has ${V}`);
+      }
+    }
+    const result = new Float32Array(logits === "all" ? tokens.length * V : V);
+    for (let done = 0; done < tokens.length;) {
+      const left = tokens.length - done;
+      const T = Math.min(LONGEST, 2 ** Math.floor(Math.log2(left)));
+      const piece = await this.#piece(T, logits === "all" ? "all" : T === left ? "last" : "none");
+      this.engine.write(piece.tokens, Int32Array.from(Array.prototype.slice.call(tokens, done, done + T)));
+      piece.executable.run();
+      if (piece.logits) result.set(await this.engine.read(piece.logits), logits === "all" ? done * V : 0);
+      done += T;
+    }
+    return result;
+  }
+
+  /** Forgets everything read so far. */
+  reset(): void {
+    this.engine.write(this.#state.whole, new Float32Array(this.#state.whole.shape[0]!));
+  }
+
+  /** What is carried now. */
+  async state(): Promise<ModelState> {
+    return { data: await this.engine.read(this.#state.whole) };
+  }
+
+  /** Goes on from a state that this model gave. @throws RangeError for a state of another size */
+  restore({ data }: ModelState): void {
+    if (data.length !== this.#state.whole.shape[0]) {
+      throw new RangeError(
+        `Cannot restore a state of ${data.length} numbers: this model's has ${this.#state.whole.shape[0]}`,
+      );
+    }
+    this.engine.write(this.#state.whole, data);
+  }
+
+  /** Releases programs and state. */
+  dispose(): void {
+    for (const { executable, tokens, logits } of this.#pieces.values()) {
+      executable.dispose();
+      this.engine.free(tokens);
+      if (logits) this.engine.free(logits);
+    }
+    this.#pieces.clear();
+    this.engine.free(this.#state.whole);
+  }
+}

@@ -1,0 +1,168 @@
+/**
+ * RWKV-7 "Goose" (x070; Peng et al., arXiv 2503.14456) as a graph: embedding to the normalised rows before the head.
+ *
+ * Names and formulas are those of the official weights. Two things are easy to get wrong: the removal key is normalised from k
+ * before the in-context rate changes k, and v_first is layer 0's v, which every later layer mixes in.
+ *
+ * @module
+ */
+import type { Graph, Tensor } from "../kernels/graph.ts";
+import { embedding } from "../kernels/ops/embedding/op.ts";
+import { map, mapAll } from "../kernels/ops/map/op.ts";
+import { matmul } from "../kernels/ops/matmul/op.ts";
+import { norm } from "../kernels/ops/norm/op.ts";
+import { reduceGroups } from "../kernels/ops/reduce/op.ts";
+import { concatRows, sliceRows } from "../kernels/ops/rows/op.ts";
+import { tokenShift } from "../kernels/ops/token_shift/op.ts";
+import { wkv7 } from "../kernels/ops/wkv7/op.ts";
+import type { ModelConfig } from "./config.ts";
+
+/** LayerNorm's eps. */
+const LAYER_NORM_EPS = 1e-5;
+/** GroupNorm's eps: 1e-5 times the square of RWKV's head size divisor, 8, whatever the head size is. */
+const GROUP_NORM_EPS = 64e-5;
+/** The decay is exp(−e^(−1/2) · sigmoid(·)), so it never falls below 0.545. */
+const DECAY_SCALE = Math.exp(-0.5);
+
+/** What one layer carries from one stretch of text to the next. */
+export interface LayerState {
+  /** [B, C], the last normalised row that the time mix saw. */
+  readonly attShift: Tensor;
+  /** [B, H·N·N] */
+  readonly wkv: Tensor;
+  /** [B, C], the last normalised row that the channel mix saw. */
+  readonly ffnShift: Tensor;
+}
+
+/** How the model's graph reaches what it does not own. */
+export interface Wiring {
+  readonly graph: Graph;
+  readonly config: ModelConfig;
+  /** A weight by its name in the file. */
+  weight(name: string): Tensor;
+  /** The linear layer at a site, adapters included: [M, in] → [M, out]. */
+  linear(site: string, x: Tensor): Tensor;
+}
+
+/**
+ * The model up to its last normalisation.
+ * @param tokens i32 [B·T, 1]
+ * @param options.T steps of each of the B sequences
+ * @param options.state what each layer carries in; zeros where it is not given
+ * @param options.recompute whether blocks are computed again in the backward pass instead of being kept
+ * @returns hidden [B·T, C] and what each layer carries out
+ */
+export function forwardV7(
+  wiring: Wiring,
+  tokens: Tensor,
+  options: { T: number; state?: readonly LayerState[]; recompute?: boolean },
+): { hidden: Tensor; state: LayerState[] } {
+  const { graph, config, weight } = wiring;
+  const { T, state, recompute = false } = options;
+  const layerNorm = (x: Tensor, name: string) =>
+    norm(graph, x, weight(`${name}.weight`), weight(`${name}.bias`), { eps: LAYER_NORM_EPS });
+
+  let x = layerNorm(embedding(graph, weight("emb.weight"), tokens), "blocks.0.ln0");
+  let vFirst: Tensor | undefined;
+  const states: LayerState[] = [];
+  for (let layer = 0; layer < config.layers; layer++) {
+    const block = () => {
+      const name = `blocks.${layer}`, carried = state?.[layer];
+      const attIn = layerNorm(x, `${name}.ln1`);
+      const att = timeMix(wiring, `${name}.att`, attIn, vFirst, T, carried);
+      const middle = map(graph, [x, att.out], (x, out) => x.add(out));
+      const ffnIn = layerNorm(middle, `${name}.ln2`);
+      const out = channelMix(wiring, `${name}.ffn`, ffnIn, T, carried?.ffnShift);
+      return {
+        x: map(graph, [middle, out], (x, out) => x.add(out)),
+        v: att.v,
+        state: { attShift: lastRows(graph, attIn, T), wkv: att.state, ffnShift: lastRows(graph, ffnIn, T) },
+      };
+    };
+    const result = recompute ? graph.recomputed(block) : block();
+    x = result.x;
+    vFirst ??= result.v;
+    states.push(result.state);
+  }
+  return { hidden: layerNorm(x, "ln_out"), state: states };
+}
+
+/** The last row of each sequence: [B·T, C] → [B, C]. */
+function lastRows(graph: Graph, x: Tensor, T: number): Tensor {
+  const B = x.rows / T;
+  return concatRows(graph, Array.from({ length: B }, (_, b) => sliceRows(graph, x, b * T + T - 1, 1)));
+}
+
+function timeMix(
+  { graph, config, weight, linear }: Wiring,
+  name: string,
+  x: Tensor,
+  vFirst: Tensor | undefined,
+  T: number,
+  carried: LayerState | undefined,
+): { out: Tensor; v: Tensor; state: Tensor } {
+  const { heads: H, headSize: N } = config;
+  const perHead = [x.rows, H];
+  const own = (tensor: string) => weight(`${name}.${tensor}`);
+  const mixes = [..."rwkvag"].map((stream) => own(`x_${stream}`));
+  const shift = carried ? { T, carried: carried.attShift } : { T };
+  const [xr, xw, xk, xv, xa, xg] = tokenShift(graph, x, mixes, shift) as [
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+  ];
+
+  const r = linear(`${name}.receptance`, xr);
+  const kRaw = linear(`${name}.key`, xk);
+  const vRaw = linear(`${name}.value`, xv);
+  const decayInner = map(graph, [matmul(graph, xw, own("w1"))], (x) => x.tanh());
+  const decay = matmul(graph, decayInner, own("w2"));
+  const rate = matmul(graph, matmul(graph, xa, own("a1")), own("a2"));
+  const gateInner = map(graph, [matmul(graph, xg, own("g1"))], (x) => x.sigmoid());
+  const gate = matmul(graph, gateInner, own("g2"));
+
+  let v = vRaw;
+  if (vFirst) {
+    const mix = matmul(graph, matmul(graph, xv, own("v1")), own("v2"));
+    v = map(
+      graph,
+      [vRaw, vFirst, mix, own("v0")],
+      (v, first, mix, v0) => v.add(first.sub(v).mul(mix.add(v0).sigmoid())),
+    );
+  }
+  const w = map(graph, [decay, own("w0")], (x, w0) => x.add(w0).sigmoid().mul(-DECAY_SCALE).exp());
+  const squares = map(graph, [kRaw, own("k_k")], (k, kk) => k.mul(kk).square());
+  const length = map(graph, [reduceGroups(graph, squares, perHead)], (sum) => sum.max(1e-24).sqrt());
+  const [k, a, b] = mapAll(
+    graph,
+    [kRaw, rate, length, own("k_k"), own("k_a"), own("a0")],
+    (k, rate, length, kK, kA, a0) => {
+      const a = rate.add(a0).sigmoid();
+      const kk = k.mul(kK).div(length);
+      return [k.mul(a.sub(1).mul(kA).add(1)), kk.neg(), kk.mul(a)];
+    },
+  ) as [Tensor, Tensor, Tensor];
+
+  const options = carried ? { T, N, state: carried.wkv } : { T, N };
+  const { y, state } = wkv7(graph, { r, w, k, v, a, b }, options);
+  const normed = norm(graph, y, own("ln_x.weight"), own("ln_x.bias"), { groups: H, eps: GROUP_NORM_EPS });
+  const products = map(graph, [r, k, own("r_k")], (r, k, rK) => r.mul(k).mul(rK));
+  const bonus = reduceGroups(graph, products, perHead);
+  const gated = map(graph, [normed, bonus, v, gate], (y, bonus, v, g) => y.add(bonus.mul(v)).mul(g));
+  return { out: linear(`${name}.output`, gated), v, state };
+}
+
+function channelMix(
+  { graph, weight, linear }: Wiring,
+  name: string,
+  x: Tensor,
+  T: number,
+  carried: Tensor | undefined,
+): Tensor {
+  const [xk] = tokenShift(graph, x, [weight(`${name}.x_k`)], carried ? { T, carried } : { T });
+  const k = map(graph, [linear(`${name}.key`, xk!)], (k) => k.relu().square());
+  return linear(`${name}.value`, k);
+}
