@@ -10,6 +10,7 @@ import type { Engine } from "../kernels/engine.ts";
 import { type Graph, type StorageType, type Tensor, Variable } from "../kernels/graph.ts";
 import { matmul } from "../kernels/ops/matmul/op.ts";
 import { isMatrix, type ModelConfig, ModelError, readConfig, weightShapes } from "./config.ts";
+import { type ModelState, Session } from "./session.ts";
 import type { Wiring } from "./v7.ts";
 
 /** Element types of weights that can be used. */
@@ -20,6 +21,8 @@ export class Model {
   readonly #weights = new Map<string, Variable>();
   #disposed: (() => void)[] = [];
   #fingerprint = "";
+  #session: Session | undefined;
+  #turn: Promise<unknown> = Promise.resolve();
 
   private constructor(
     readonly config: ModelConfig,
@@ -104,6 +107,28 @@ export class Model {
     return { graph, config: this.config, weight, linear };
   }
 
+  /**
+   * Reads tokens and gives logits.
+   * @param options.state where to go on from; a state given is not changed. Default: the beginning.
+   * @param options.all logits after every token, [T, V], instead of after the last, [V]
+   * @throws RangeError for no tokens or one outside the vocabulary
+   */
+  forward(
+    tokens: ArrayLike<number>,
+    options: { state?: ModelState; all?: boolean } = {},
+  ): Promise<{ logits: Float32Array; state: ModelState }> {
+    // One session serves all calls, so they take turns.
+    const result = this.#turn.then(async () => {
+      const session = this.#session ??= new Session(this.config, (graph) => this.wire(graph), this.engine);
+      if (options.state) session.restore(options.state);
+      else session.reset();
+      const logits = await session.feed(tokens, options.all ? "all" : "last");
+      return { logits, state: await session.state() };
+    });
+    this.#turn = result.catch(() => {});
+    return result;
+  }
+
   /** Registers what to do when the model is disposed of. */
   onDispose(action: () => void): void {
     this.#disposed.push(action);
@@ -111,11 +136,13 @@ export class Model {
 
   /** Releases the weights and closes the file. The engine stays. */
   dispose(): void {
-    this.#disposed.forEach((action) => action());
-    this.#disposed = [];
+    this.#session?.dispose();
+    this.#session = undefined;
     this.#weights.forEach((variable) => this.engine.free(variable));
     this.#weights.clear();
     this.file.close();
+    this.#disposed.forEach((action) => action());
+    this.#disposed = [];
   }
 
   [Symbol.dispose](): void {

@@ -52,7 +52,9 @@ export class Allocator {
       if (pages > 0) this.memory.grow(pages);
     } catch {
       throw new EngineError(
-        `Out of memory for ${what}: the cpu engine would need ${gigabytes(end)} GiB and its limit is 4 GiB; ` +
+        `Out of memory for ${what}: the cpu engine would need ${
+          gigabytes(end)
+        } GiB and its limit is 4 GiB; ` +
           `try --grad_cp 1, a smaller --micro_bsz or --ctx_len, or a smaller model`,
       );
     }

@@ -1,17 +1,15 @@
 /**
- * The cpu engine: variables and values lie in one shared WebAssembly memory; hot ops run as SIMD kernels on all workers, the
- * others as plain TypeScript on the caller.
+ * The cpu engine: variables and values lie in one shared WebAssembly memory, and every op runs as SIMD kernels on all workers.
  *
  * @module
  */
 import { type Engine, EngineError, type Executable, home } from "../../engine.ts";
-import { bytesOf, type StorageType, type Tensor, type Variable } from "../../graph.ts";
-import type { NumberArray } from "../../op.ts";
+import { bytesOf, type Tensor, type Variable } from "../../graph.ts";
 import type { Program } from "../../plan.ts";
 import { Allocator, MAXIMUM_PAGES } from "./allocator.ts";
-import { type KernelCall, LOWERINGS, scratchBytes } from "./lowering.ts";
+import { LOWERINGS, scratchBytes } from "./lowering.ts";
 import { Pool } from "./pool.ts";
-import { player, writeTape } from "./tape.ts";
+import { linkTape, MapCompiler, writeTape } from "./tape.ts";
 import { loadKernels, type WasmKernels } from "./wasm/load.ts";
 
 /** Runs programs on the processor. */
@@ -22,7 +20,7 @@ export class CpuEngine implements Engine {
   readonly #allocator = new Allocator(this.#memory);
   readonly #kernels: WasmKernels;
   readonly #pool: Pool;
-  readonly #play: (words: Float64Array, offset: number) => void;
+  readonly #compiler = new MapCompiler();
   readonly #variables = new Map<Variable, number>();
   #scratch: { bytes: number; at: number[] } = { bytes: 0, at: [] };
 
@@ -31,10 +29,11 @@ export class CpuEngine implements Engine {
     const workers = options.workers ?? navigator.hardwareConcurrency;
     const { kernels, variant } = loadKernels(this.#memory);
     this.#kernels = kernels;
-    this.#play = player(this.#memory, kernels, 0);
     this.#pool = new Pool(workers, this.#memory);
     const simd = variant === "relaxed" ? "SIMD with fused multiply-add" : "SIMD";
-    this.description = `the processor, ${workers} ${workers === 1 ? "thread" : "threads"}, WebAssembly ${simd}`;
+    this.description = `the processor, ${workers} ${
+      workers === 1 ? "thread" : "threads"
+    }, WebAssembly ${simd}`;
   }
 
   get allocatedBytes(): number {
@@ -78,45 +77,37 @@ export class CpuEngine implements Engine {
     const slots: number[] = [];
     const dispose = () => slots.forEach((at) => this.#allocator.free(at));
     try {
-      program.slots.forEach((bytes, i) => slots.push(this.#allocator.allocate(bytes, `the values of a program (slot ${i})`)));
+      program.slots.forEach((bytes, i) =>
+        slots.push(this.#allocator.allocate(bytes, `the values of a program (slot ${i})`))
+      );
       this.#reserveScratch(scratchBytes(program.nodes, this.#kernels));
     } catch (error) {
       dispose();
       throw error;
     }
-    const address = (t: Tensor) => t.variable ? this.#address(t.variable) : slots[program.placement.get(t)!]!;
-    const placed = (t: Tensor) => t.variable ? this.#variables.has(home(t.variable).owner) : program.placement.has(t);
+    const address = (t: Tensor) => {
+      if (t.variable) return this.#address(t.variable);
+      const slot = program.placement.get(t);
+      return slot === undefined ? 0 : slots[slot]!;
+    };
     const scratch = (worker: number) => this.#scratch.at[worker]!;
-
-    const commands: (KernelCall | undefined)[][] = [];
-    const steps: (number | (() => void))[] = [];
-    for (const node of program.nodes) {
-      const { op, attributes, inputs, outputs } = node;
-      const lowering = LOWERINGS[op.name];
-      if (lowering) {
-        for (const calls of lowering({ node, workers: this.#pool.size, address, scratch })) {
-          steps.push(commands.push(calls) - 1);
-        }
-      } else {
-        const memory = [...inputs, ...outputs].map((t) =>
-          placed(t) ? view(this.#memory, address(t), t.size, t.dtype) : new Float32Array()
-        );
-        const end = op.units(node);
-        steps.push(() => op.cpu({ attributes, inputs, outputs, memory, start: 0, end }));
-      }
-    }
-    const tape = writeTape(commands);
+    const commands = program.nodes.flatMap((node) => {
+      const lowering = LOWERINGS[node.op.name];
+      if (!lowering) throw new EngineError(`The cpu engine cannot run ${node.op.name}`);
+      return lowering({ node, workers: this.#pool.size, address, scratch });
+    });
+    const { tape, offsets } = writeTape(commands, this.#pool.size, this.#compiler);
+    const play = linkTape(tape, this.#memory, this.#kernels, 0);
     const id = await this.#pool.load(tape);
-    const shared = commands.map((calls) => calls.slice(1).some((call) => call));
+    const steps = commands.map((command, i) => ({
+      offset: offsets[i]!,
+      shared: command.slice(1).some((call) => call),
+    }));
     const run = () => {
-      for (const step of steps) {
-        if (typeof step !== "number") step();
-        else {
-          const offset = tape.offsets[step]!;
-          if (shared[step]) this.#pool.post(id, offset);
-          this.#play(tape.words, offset);
-          if (shared[step]) this.#pool.join();
-        }
+      for (const { offset, shared } of steps) {
+        if (shared) this.#pool.post(id, offset);
+        play(offset);
+        if (shared) this.#pool.join();
       }
     };
     return { run, dispose: () => (this.#pool.drop(id), dispose()) };
@@ -125,7 +116,10 @@ export class CpuEngine implements Engine {
   /** Scratch of every worker, never smaller than what an earlier program was given. */
   #reserveScratch(bytes: number): void {
     if (bytes <= this.#scratch.bytes) return;
-    const at = Array.from({ length: this.#pool.size }, () => this.#allocator.allocate(bytes, "the workers' scratch"));
+    const at = Array.from(
+      { length: this.#pool.size },
+      () => this.#allocator.allocate(bytes, "the workers' scratch"),
+    );
     this.#scratch = { bytes, at };
   }
 
@@ -137,9 +131,4 @@ export class CpuEngine implements Engine {
     this.#pool.dispose();
     this.#variables.clear();
   }
-}
-
-function view(memory: WebAssembly.Memory, at: number, size: number, dtype: StorageType): NumberArray {
-  if (dtype === "i32") return new Int32Array(memory.buffer, at, size);
-  return dtype === "f32" ? new Float32Array(memory.buffer, at, size) : new Uint16Array(memory.buffer, at, size);
 }

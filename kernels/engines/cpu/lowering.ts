@@ -1,95 +1,125 @@
 /**
- * Which ops run as WebAssembly, and with which arguments each worker calls the kernel.
+ * How each op runs as WebAssembly: which kernel, with which arguments, for which share of each worker.
  *
  * @module
  */
-import type { Node, StorageType, Tensor } from "../../graph.ts";
+import { type Node, sizeOf, type StorageType, type Tensor } from "../../graph.ts";
+import { straightLine } from "../../ops/map/expression.ts";
+import { broadcast, type MapAttributes } from "../../ops/map/op.ts";
 import { extents, type MatmulAttributes } from "../../ops/matmul/op.ts";
 import { type Wkv7Attributes, wkv7Sizes } from "../../ops/wkv7/op.ts";
-import { DTYPE, LAYOUT, type WasmKernels } from "./wasm/load.ts";
+import { emitMap } from "./wasm/emit.ts";
+import { DTYPE, LAYOUT, SUM_PART, type WasmKernels } from "./wasm/load.ts";
 
 /** What workers can call: kernels of the module, and a plain copy (from, to, bytes). */
-export const KERNEL_NAMES = ["copy", "matmul", "wkv7Forward", "wkv7Backward"] as const;
+export const KERNEL_NAMES = [
+  "accumulate",
+  "adamW",
+  "copy",
+  "crossEntropy",
+  "embedding",
+  "embeddingGradient",
+  "fold",
+  "matmul",
+  "norm",
+  "normGradient",
+  "previousRow",
+  "reduceGroups",
+  "reduceRows",
+  "sumOfSquares",
+  "tile",
+  "tokenShift",
+  "tokenShiftGradient",
+  "wkv7Backward",
+  "wkv7Forward",
+] as const;
 
 /** Name of one of them. */
 export type KernelName = typeof KERNEL_NAMES[number];
 
-/** One kernel call of one worker. */
+/** One kernel call of one worker; a map is called by its emitted module. */
 export interface KernelCall {
-  readonly kernel: KernelName;
+  readonly kernel: KernelName | Uint8Array<ArrayBuffer>;
   readonly args: readonly number[];
 }
+
+/** A command: the call of each worker; one without work has none. */
+export type Command = readonly (KernelCall | undefined)[];
 
 /** What a lowering is given. */
 export interface LoweringCall {
   readonly node: Node;
   readonly workers: number;
-  /** Byte address of a tensor. */
+  /** Byte address of a tensor; 0 for an input that is not read. */
   address(t: Tensor): number;
   /** Byte address of `worker`'s own scratch. */
   scratch(worker: number): number;
 }
 
-/** Calls in order, each a list by worker; a worker without work has none. */
-type Lowering = (call: LoweringCall) => (KernelCall | undefined)[][];
+type Lowering = (call: LoweringCall) => Command[];
 
-/** Equal shares of `units` in multiples of `grain`, one for each worker. */
-function shares(units: number, grain: number, workers: number): [number, number][] {
+/** A command of less work than this (roughly nanoseconds) is one worker's: sharing it would cost more than it saves. */
+const ALONE = 10_000;
+
+/**
+ * Splits `units` among the workers, in multiples of `grain`.
+ * @param work of one unit, roughly in nanoseconds
+ */
+function share(
+  { workers }: LoweringCall,
+  units: number,
+  { grain = 1, work }: { grain?: number; work: number },
+  call: (start: number, end: number, worker: number) => KernelCall,
+): Command {
   const grains = Math.ceil(units / grain);
-  return Array.from({ length: workers }, (_, i) => {
-    const edge = (k: number) => Math.min(units, Math.round(grains * k / workers) * grain);
-    return [edge(i), edge(i + 1)];
+  const used = units * work < ALONE ? 1 : workers;
+  const edge = (k: number) => Math.min(units, Math.round(grains * k / used) * grain);
+  return Array.from({ length: used }, (_, i) => i).map((worker) => {
+    const start = edge(worker), end = edge(worker + 1);
+    return start < end ? call(start, end, worker) : undefined;
   });
 }
 
-function each(
+/** Shares of a kernel whose last two arguments are the share. */
+function shared(
+  call: LoweringCall,
+  kernel: KernelCall["kernel"],
+  args: readonly number[],
   units: number,
-  grain: number,
-  workers: number,
-  call: (start: number, end: number, worker: number) => KernelCall,
-): (KernelCall | undefined)[] {
-  return shares(units, grain, workers).map(([start, end], worker) => start < end ? call(start, end, worker) : undefined);
+  options: { grain?: number; work: number },
+): Command {
+  return share(call, units, options, (start, end) => ({ kernel, args: [...args, start, end] }));
 }
 
-/** A product of fewer multiplications than this is one worker's: sharing it would cost more than it saves. */
-const ALONE = 1 << 16;
+/** Copies elements of 4 bytes. */
+function copy(call: LoweringCall, from: number, to: number, size: number): Command {
+  return share(call, size, { grain: 1024, work: 0.2 }, (start, end) => ({
+    kernel: "copy",
+    args: [from + start * 4, to + start * 4, (end - start) * 4],
+  }));
+}
 
 const storage: Partial<Record<StorageType, number>> = DTYPE;
 
-const matmul: Lowering = ({ node, workers, address, scratch }) => {
+const matmul: Lowering = (call) => {
+  const { node, address, scratch } = call;
   const { M, N, K } = extents(node.inputs, node.attributes as MatmulAttributes);
   const { transposeA, transposeB } = node.attributes as MatmulAttributes;
   const [a, b, addend] = node.inputs as [Tensor, Tensor, Tensor?];
-  const out = node.outputs[0]!;
+  const out = address(node.outputs[0]!);
   const layout = LAYOUT[`${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`];
-  const calls: (KernelCall | undefined)[][] = [];
-  const used = M * N * K < ALONE ? 1 : workers;
-  if (addend) {
-    calls.push(each(M * N, 1024, used, (start, end) => ({
-      kernel: "copy",
-      args: [address(addend) + start * 4, address(out) + start * 4, (end - start) * 4],
-    })));
-  }
-  const byColumns = M <= 64 || N > M;
-  calls.push(each(byColumns ? N : M, byColumns ? 8 : 64, used, (start, end, worker) => ({
+  const columns = M <= 64 || N > M;
+  const units = columns ? N : M;
+  const options = { grain: columns ? 8 : M < 512 ? 4 : 64, work: M * N * K / units / 20 };
+  const product = share(call, units, options, (start, end, worker) => ({
     kernel: "matmul",
     args: [
-      layout,
-      storage[b.dtype]!,
-      address(a),
-      a.width,
-      address(b),
-      b.width,
-      address(out),
-      N,
-      M,
-      K,
-      addend ? 1 : 0,
-      ...(byColumns ? [0, M, start, end] : [start, end, 0, N]),
+      ...[layout, storage[b.dtype]!, address(a), a.width, address(b), b.width, out, N, M, K, addend ? 1 : 0],
+      ...(columns ? [0, M, start, end] : [start, end, 0, N]),
       scratch(worker),
     ],
-  })));
-  return calls;
+  }));
+  return addend ? [copy(call, address(addend), out, M * N), product] : [product];
 };
 
 /** Addresses of the six stacked streams. */
@@ -97,50 +127,233 @@ function streams(stacked: Tensor, at: number): number[] {
   return [0, 1, 2, 3, 4, 5].map((i) => at + i * stacked.size / 6 * 4);
 }
 
-const wkv7: Lowering = ({ node, workers, address, scratch }) => {
-  const attributes = node.attributes as Wkv7Attributes;
+const wkv7: Lowering = (call) => {
+  const { node, address, scratch } = call;
+  const { T, N } = node.attributes as Wkv7Attributes;
   const [stacked, initial] = node.inputs as [Tensor, Tensor];
-  const { B, H } = wkv7Sizes(stacked, attributes);
-  return [each(B * H, 1, workers, (start, end, worker) => ({
+  const { B, H } = wkv7Sizes(stacked, { T, N });
+  const pointers = [...streams(stacked, address(stacked)), address(initial), ...node.outputs.map(address)];
+  return [share(call, B * H, { work: T * N * N / 4 }, (start, end, worker) => ({
     kernel: "wkv7Forward",
-    args: [
-      ...streams(stacked, address(stacked)),
-      address(initial),
-      ...node.outputs.map(address),
-      attributes.T,
-      H,
-      attributes.N,
-      start,
-      end,
-      scratch(worker),
-    ],
+    args: [...pointers, T, H, N, start, end, scratch(worker)],
   }))];
 };
 
-const wkv7Gradient: Lowering = ({ node, workers, address, scratch }) => {
-  const attributes = node.attributes as Wkv7Attributes;
+const wkv7Gradient: Lowering = (call) => {
+  const { node, address, scratch } = call;
+  const { T, N } = node.attributes as Wkv7Attributes;
   const [stacked, ...others] = node.inputs as [Tensor, Tensor, Tensor, Tensor];
   const [dStreams, dInitial] = node.outputs as [Tensor, Tensor];
-  const { B, H } = wkv7Sizes(stacked, attributes);
-  return [each(B * H, 1, workers, (start, end, worker) => ({
+  const { B, H } = wkv7Sizes(stacked, { T, N });
+  const pointers = [
+    ...streams(stacked, address(stacked)),
+    ...others.map(address),
+    ...streams(dStreams, address(dStreams)),
+    address(dInitial),
+  ];
+  return [share(call, B * H, { work: T * N * N }, (start, end, worker) => ({
     kernel: "wkv7Backward",
-    args: [
-      ...streams(stacked, address(stacked)),
-      ...others.map(address),
-      ...streams(dStreams, address(dStreams)),
-      address(dInitial),
-      attributes.T,
-      H,
-      attributes.N,
-      start,
-      end,
-      scratch(worker),
-    ],
+    args: [...pointers, T, H, N, start, end, scratch(worker)],
   }))];
 };
 
-/** The ops that run as WebAssembly, by name. */
-export const LOWERINGS: Readonly<Record<string, Lowering>> = { matmul, wkv7, wkv7Gradient };
+const map: Lowering = (call) => {
+  const { node, address } = call;
+  const { shape, results } = node.attributes as MapAttributes;
+  const size = sizeOf(shape);
+  const line = straightLine(results);
+  const inputs = node.inputs.map((t) => ({
+    ...broadcast(t.shape, shape)!,
+    dtype: t.dtype as keyof typeof DTYPE,
+  }));
+  const module = emitMap({ ...line, inputs, size });
+  const addresses = [...node.inputs, ...node.outputs].map(address);
+  return [share(call, size, { grain: 64, work: 0.3 + line.steps.length * 0.2 }, (start, end) => ({
+    kernel: module,
+    args: [start, end, ...addresses],
+  }))];
+};
+
+const norm: Lowering = (call) => {
+  const { node, address } = call;
+  const { groups, eps } = node.attributes as { groups: number; eps: number };
+  const C = node.inputs[0]!.width, units = node.inputs[0]!.rows * groups;
+  const pointers = [...node.inputs, ...node.outputs].map(address);
+  return [shared(call, "norm", [...pointers, C, groups, eps], units, { work: C / groups })];
+};
+
+const normGradient: Lowering = (call) => {
+  const { node, address } = call;
+  const { groups } = node.attributes as { groups: number };
+  const C = node.inputs[0]!.width, units = node.inputs[0]!.rows * groups;
+  const pointers = [...node.inputs, ...node.outputs].map(address);
+  return [shared(call, "normGradient", [...pointers, C, groups], units, { work: C / groups })];
+};
+
+const crossEntropy: Lowering = (call) => {
+  const { node, address } = call;
+  const { l2 } = node.attributes as { l2: number };
+  const { rows, width: V } = node.inputs[0]!;
+  const pointers = [...node.inputs, ...node.outputs].map(address);
+  return [shared(call, "crossEntropy", [...pointers, V, l2], rows, { work: 4 * V })];
+};
+
+const adamW: Lowering = (call) => {
+  const { node, address } = call;
+  const { rate, decay } = node.attributes as { rate: number; decay: number };
+  const args = [...node.inputs.map(address), rate, decay];
+  return [shared(call, "adamW", args, node.inputs[0]!.size, { grain: 64, work: 2 })];
+};
+
+const sumOfSquares: Lowering = (call) => {
+  const { node, address } = call;
+  const [x, out, parts] = [node.inputs[0]!, ...node.outputs] as [Tensor, Tensor, Tensor];
+  return [
+    shared(call, "sumOfSquares", [address(x), x.size, address(parts)], parts.size, { work: SUM_PART / 4 }),
+    shared(call, "reduceGroups", [address(parts), address(out), parts.size], 1, { work: parts.size }),
+  ];
+};
+
+const reduceGroups: Lowering = (call) => {
+  const { node, address } = call;
+  const x = node.inputs[0]!, out = node.outputs[0]!, group = x.size / out.size;
+  return [shared(call, "reduceGroups", [address(x), address(out), group], out.size, { work: group / 4 })];
+};
+
+const reduceRows: Lowering = (call) => {
+  const { node, address } = call;
+  const x = node.inputs[0]!, width = node.outputs[0]!.size, rows = x.size / width;
+  const args = [address(x), address(node.outputs[0]!), rows, width];
+  return [shared(call, "reduceRows", args, width, { grain: 16, work: rows / 4 })];
+};
+
+const update: Lowering = (call) => {
+  const { node, address } = call;
+  const { add } = node.attributes as { add: boolean };
+  const [variable, value] = node.inputs as [Tensor, Tensor];
+  if (!add) return [copy(call, address(value), address(variable), value.size)];
+  return [
+    shared(call, "accumulate", [address(value), address(variable)], value.size, { grain: 64, work: 0.3 }),
+  ];
+};
+
+const tokenShift: Lowering = (call) => {
+  const { node, address } = call;
+  const { T, mixes } = node.attributes as { T: number; mixes: number };
+  const x = node.inputs[0]!, carried = node.inputs[mixes + 1];
+  return node.outputs.map((out, i) => {
+    const args = [
+      address(x),
+      address(node.inputs[i + 1]!),
+      carried ? address(carried) : 0,
+      address(out),
+      T,
+      x.width,
+    ];
+    return shared(call, "tokenShift", args, x.rows, { work: x.width / 2 });
+  });
+};
+
+const tokenShiftGradient: Lowering = (call) => {
+  const { node, address } = call;
+  const { T, mixes } = node.attributes as { T: number; mixes: number };
+  const dx = node.outputs[0]!;
+  return Array.from({ length: mixes }, (_, i) => {
+    const args = [
+      address(node.inputs[i]!),
+      address(node.inputs[mixes + i]!),
+      address(dx),
+      T,
+      dx.width,
+      i ? 1 : 0,
+    ];
+    return shared(call, "tokenShiftGradient", args, dx.rows, { work: dx.width / 2 });
+  });
+};
+
+const previousRow: Lowering = (call) => {
+  const { node, address } = call;
+  const { T } = node.attributes as { T: number };
+  const [x, carried] = node.inputs as [Tensor, Tensor?];
+  const args = [address(x), carried ? address(carried) : 0, address(node.outputs[0]!), T, x.width];
+  return [shared(call, "previousRow", args, x.rows, { work: x.width / 4 })];
+};
+
+const fold: Lowering = (call) => {
+  const { node, address } = call;
+  const x = node.inputs[0]!, out = node.outputs[0]!;
+  return [
+    shared(call, node.op.name as "fold" | "tile", [address(x), address(out), x.width, out.width], x.rows, {
+      work: Math.max(x.width, out.width) / 4,
+    }),
+  ];
+};
+
+const sliceRows: Lowering = (call) => {
+  const { node, address } = call;
+  const { first } = node.attributes as { first: number };
+  const out = node.outputs[0]!;
+  return [copy(call, address(node.inputs[0]!) + first * out.width * 4, address(out), out.size)];
+};
+
+const concatRows: Lowering = (call) => {
+  const { node, address } = call;
+  let at = address(node.outputs[0]!);
+  return node.inputs.map((t) => {
+    const command = copy(call, address(t), at, t.size);
+    at += t.size * 4;
+    return command;
+  });
+};
+
+const embedding: Lowering = (call) => {
+  const { node, address } = call;
+  const [table, ids] = node.inputs as [Tensor, Tensor];
+  const args = [
+    ...[address(table), storage[table.dtype]!, address(ids), address(node.outputs[0]!)],
+    ...[table.rows, table.width],
+  ];
+  return [shared(call, "embedding", args, ids.size, { work: table.width })];
+};
+
+const embeddingGradient: Lowering = (call) => {
+  const { node, address } = call;
+  const { V } = node.attributes as { V: number };
+  const [ids, d] = node.inputs as [Tensor, Tensor];
+  const args = [address(ids), address(d), address(node.outputs[0]!), d.rows, d.width];
+  return [shared(call, "embeddingGradient", args, V, { work: d.size / V + d.width })];
+};
+
+const precomputed: Lowering = (call) => {
+  const { node, address } = call;
+  return [copy(call, address(node.inputs[0]!), address(node.outputs[0]!), 1)];
+};
+
+/** How every op runs, by name. */
+export const LOWERINGS: Readonly<Record<string, Lowering>> = {
+  adamW,
+  concatRows,
+  crossEntropy,
+  embedding,
+  embeddingGradient,
+  fold,
+  map,
+  matmul,
+  norm,
+  normGradient,
+  precomputed,
+  previousRow,
+  reduceGroups,
+  reduceRows,
+  sliceRows,
+  sumOfSquares,
+  tile: fold,
+  tokenShift,
+  tokenShiftGradient,
+  update,
+  wkv7,
+  wkv7Gradient,
+};
 
 /** Bytes of scratch that each worker needs for a program's nodes. */
 export function scratchBytes(nodes: readonly Node[], kernels: WasmKernels): number {

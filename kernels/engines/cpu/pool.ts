@@ -15,8 +15,13 @@ export const SPINS = 20_000;
 
 /** What a worker is sent. */
 export type WorkerMessage =
-  | { readonly kind: "start"; readonly memory: WebAssembly.Memory; readonly control: Int32Array; readonly worker: number }
-  | { readonly kind: "tape"; readonly id: number; readonly words: Float64Array }
+  | {
+    readonly kind: "start";
+    readonly memory: WebAssembly.Memory;
+    readonly control: Int32Array;
+    readonly worker: number;
+  }
+  | { readonly kind: "tape"; readonly id: number; readonly tape: Tape }
   | { readonly kind: "drop"; readonly id: number }
   | { readonly kind: "follow" };
 
@@ -30,7 +35,10 @@ export class Pool {
   /** @param size number of workers, the caller counted */
   constructor(readonly size: number, memory: WebAssembly.Memory) {
     this.#workers = Array.from({ length: size - 1 }, (_, i) => {
-      const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: `cpu ${i + 1}` });
+      const worker = new Worker(new URL("./worker.ts", import.meta.url), {
+        type: "module",
+        name: `cpu ${i + 1}`,
+      });
       this.#send(worker, { kind: "start", memory, control: this.#control, worker: i + 1 });
       return worker;
     });
@@ -60,7 +68,7 @@ export class Pool {
     const id = this.#tapes++;
     this.#interrupt();
     await this.#answers(() => {
-      for (const worker of this.#workers) this.#send(worker, { kind: "tape", id, words: tape.words });
+      for (const worker of this.#workers) this.#send(worker, { kind: "tape", id, tape });
     });
     this.#follow();
     return id;

@@ -3,44 +3,77 @@
  *
  * @module
  */
-import { KERNEL_NAMES, type KernelCall } from "./lowering.ts";
+import { type Command, KERNEL_NAMES } from "./lowering.ts";
+import { loadMap } from "./wasm/emit.ts";
 import type { WasmKernels } from "./wasm/load.ts";
 
-/** Where each command starts; a command is, for each worker, [kernel, number of arguments, arguments…], kernel −1 for none. */
+/** Commands, each for each worker [kernel, number of arguments, arguments…]; kernels past the named ones are the tape's maps. */
 export interface Tape {
   readonly words: Float64Array<SharedArrayBuffer>;
-  readonly offsets: readonly number[];
+  readonly maps: readonly WebAssembly.Module[];
 }
 
-/** Writes commands, each a list of calls by worker. */
-export function writeTape(commands: readonly (readonly (KernelCall | undefined)[])[]): Tape {
+/** Kernel number of a worker without work. */
+const NOTHING = -1;
+
+/** Compiles maps; equal ones once. */
+export class MapCompiler {
+  readonly #modules = new Map<string, WebAssembly.Module>();
+
+  /** The module of an emitted map. */
+  module(bytes: Uint8Array<ArrayBuffer>): WebAssembly.Module {
+    const key = bytes.toBase64();
+    let module = this.#modules.get(key);
+    if (!module) this.#modules.set(key, module = new WebAssembly.Module(bytes));
+    return module;
+  }
+}
+
+/** Writes commands for a number of workers. @returns the tape, and where each command starts */
+export function writeTape(
+  commands: readonly Command[],
+  workers: number,
+  compiler: MapCompiler,
+): { tape: Tape; offsets: number[] } {
   const numbers: number[] = [];
-  const offsets = commands.map((calls) => {
+  const maps = new Map<WebAssembly.Module, number>();
+  const numberOf = (kernel: NonNullable<Command[number]>["kernel"]) => {
+    if (typeof kernel === "string") return KERNEL_NAMES.indexOf(kernel);
+    const module = compiler.module(kernel);
+    if (!maps.has(module)) maps.set(module, KERNEL_NAMES.length + maps.size);
+    return maps.get(module)!;
+  };
+  const offsets = commands.map((command) => {
     const offset = numbers.length;
-    for (const call of calls) {
-      if (call) numbers.push(KERNEL_NAMES.indexOf(call.kernel), call.args.length, ...call.args);
-      else numbers.push(-1, 0);
+    for (let worker = 0; worker < workers; worker++) {
+      const call = command[worker];
+      if (call) numbers.push(numberOf(call.kernel), call.args.length, ...call.args);
+      else numbers.push(NOTHING, 0);
     }
     return offset;
   });
   const words = new Float64Array(new SharedArrayBuffer(numbers.length * 8));
   words.set(numbers);
-  return { words, offsets };
+  return { tape: { words, maps: [...maps.keys()] }, offsets };
 }
 
-/** Gives the function that does worker `worker`'s share of the command at an offset of a tape. */
-export function player(
+/** Links a tape to a worker's kernels. @returns what does worker `worker`'s share of the command at an offset */
+export function linkTape(
+  { words, maps }: Tape,
   memory: WebAssembly.Memory,
   kernels: WasmKernels,
   worker: number,
-): (words: Float64Array, offset: number) => void {
+): (offset: number) => void {
   const copy = (from: number, to: number, bytes: number) =>
     new Uint8Array(memory.buffer).copyWithin(to, from, from + bytes);
-  const table = KERNEL_NAMES.map((name) => name === "copy" ? copy : kernels[name]) as ((...args: number[]) => void)[];
-  return (words, offset) => {
+  const table = [
+    ...KERNEL_NAMES.map((name) => name === "copy" ? copy : kernels[name]),
+    ...maps.map((module) => loadMap(module, memory, kernels)),
+  ] as ((...args: number[]) => void)[];
+  return (offset) => {
     let at = offset;
     for (let i = 0; i < worker; i++) at += 2 + words[at + 1]!;
-    const kernel = words[at]!, count = words[at + 1]!;
-    if (kernel >= 0) table[kernel]!(...words.subarray(at + 2, at + 2 + count));
+    const kernel = words[at]!;
+    if (kernel !== NOTHING) table[kernel]!(...words.subarray(at + 2, at + 2 + words[at + 1]!));
   };
 }

@@ -5,12 +5,14 @@
  */
 /// <reference lib="deno.worker" />
 import { CONTROL, READ_MESSAGES, SPINS, type WorkerMessage } from "./pool.ts";
-import { player } from "./tape.ts";
-import { loadKernels } from "./wasm/load.ts";
+import { linkTape } from "./tape.ts";
+import { loadKernels, type WasmKernels } from "./wasm/load.ts";
 
-const tapes = new Map<number, Float64Array>();
+const tapes = new Map<number, (offset: number) => void>();
 let control: Int32Array;
-let play: (words: Float64Array, offset: number) => void;
+let memory: WebAssembly.Memory;
+let kernels: WasmKernels;
+let worker: number;
 let seen = 0;
 
 function follow(): void {
@@ -20,7 +22,7 @@ function follow(): void {
     }
     seen = (seen + 1) | 0;
     const tape = control[CONTROL.tape]!;
-    if (tape !== READ_MESSAGES) play(tapes.get(tape)!, control[CONTROL.offset]!);
+    if (tape !== READ_MESSAGES) tapes.get(tape)!(control[CONTROL.offset]!);
     Atomics.add(control, CONTROL.done, 1);
     Atomics.notify(control, CONTROL.done);
     if (tape === READ_MESSAGES) return;
@@ -30,11 +32,11 @@ function follow(): void {
 self.onmessage = ({ data }: MessageEvent<WorkerMessage>) => {
   switch (data.kind) {
     case "start":
-      control = data.control;
-      play = player(data.memory, loadKernels(data.memory).kernels, data.worker);
+      ({ control, memory, worker } = data);
+      kernels = loadKernels(memory).kernels;
       break;
     case "tape":
-      tapes.set(data.id, data.words);
+      tapes.set(data.id, linkTape(data.tape, memory, kernels, worker));
       self.postMessage("ready");
       break;
     case "drop":

@@ -1,0 +1,210 @@
+/**
+ * Wishbone: fine-tuning of RWKV-7 on the GPU that a person already owns.
+ *
+ * ```ts ignore
+ * import { generate, loadModel, mergeAdapter, train } from "./mod.ts";
+ *
+ * const { output } = await train({ loadModel: "rwkv7-0.1b.pth", dataFile: "notes.jsonl", projDir: "runs/notes" });
+ * await mergeAdapter({ base: "rwkv7-0.1b.pth", adapter: output, output: "rwkv7-0.1b-notes.pth" });
+ * const model = await loadModel("rwkv7-0.1b-notes.pth");
+ * for await (const text of generate(model, { prompt: "Dear diary, " })) console.log(text);
+ * model.dispose();
+ * ```
+ *
+ * @module
+ */
+import {
+  Adapter,
+  AdapterError,
+  attach,
+  loadAdapter as loadAdapterFile,
+  newAdapter,
+  wireAdapter,
+} from "./adapters/adapter.ts";
+import { checkMerge, madeForAnother, type MergeCheck, writeMerged } from "./adapters/merge.ts";
+import { adapterMethod } from "./adapters/registry.ts";
+import { openTensorFile } from "./formats/tensor_file.ts";
+import { chooseEngine, type EngineChoice } from "./kernels/engines/choose.ts";
+import { generateTokens } from "./rwkv/generate.ts";
+import { Model } from "./rwkv/model.ts";
+import { Session } from "./rwkv/session.ts";
+import { chooseTokenizer } from "./rwkv/tokenizer/choose.ts";
+import { streamDecoder } from "./rwkv/tokenizer/tokenizer.ts";
+import { random } from "./training/data/random.ts";
+
+export { saveAdapter } from "./adapters/adapter.ts";
+export { Adapter, AdapterError };
+export type { HostTensor } from "./adapters/adapter.ts";
+export type { MergeCheck } from "./adapters/merge.ts";
+export type {
+  AdapterForward,
+  AdapterMerge,
+  AdapterMethod,
+  AdapterParameter,
+  Settings,
+  Site,
+} from "./adapters/method.ts";
+export { registerAdapter } from "./adapters/registry.ts";
+export type { Engine, Executable } from "./kernels/engine.ts";
+export { EngineError } from "./kernels/engine.ts";
+export type { EngineChoice } from "./kernels/engines/choose.ts";
+export { Graph, Tensor, Variable } from "./kernels/graph.ts";
+export type { Node, StorageType, TensorType } from "./kernels/graph.ts";
+export * as ops from "./kernels/ops.ts";
+export { type ModelConfig, ModelError } from "./rwkv/config.ts";
+export { Model } from "./rwkv/model.ts";
+export type { ModelState } from "./rwkv/session.ts";
+export { computeGradients, type GradientOptions } from "./training/gradients.ts";
+export { type BoneConfig, OptionError, type TrainOptions } from "./training/options.ts";
+export { pretrain, type PretrainOptions } from "./training/pretrain.ts";
+export { type StepReport, train, type TrainListeners, type TrainResult } from "./training/trainer.ts";
+
+/**
+ * Loads an RWKV-7 model from a `.pth` or safetensors file.
+ *
+ * @param options.engine "auto" (default) takes a hardware GPU where there is one, else the processor
+ * @returns the model, which holds its engine until {@link Model.dispose}
+ * @throws FormatError, ModelError, EngineError, each in one sentence
+ */
+export async function loadModel(path: string, options: { engine?: EngineChoice } = {}): Promise<Model> {
+  const { engine } = await chooseEngine(options.engine);
+  try {
+    const model = Model.load(path, engine);
+    model.onDispose(() => engine.dispose());
+    return model;
+  } catch (error) {
+    engine.dispose();
+    throw error;
+  }
+}
+
+/** What {@link createAdapter} makes: a method's name, its settings, and what trains along. */
+export interface CreateAdapterOptions {
+  /** Name of a registered method. Default: "bone". */
+  readonly peft?: string;
+  /** Weights whose names contain one of these are part of the adapter too. Default: none. */
+  readonly trainParts?: readonly string[];
+  /** Fixes the noise of methods that start from noise. */
+  readonly seed?: number;
+  /** Settings of the method: `r` for bone. */
+  readonly [setting: string]: unknown;
+}
+
+/**
+ * A fresh adapter for a model: for bone all zeros, which changes nothing yet.
+ * @throws RangeError if the settings do not fit the model
+ */
+export function createAdapter(model: Model, options: CreateAdapterOptions = {}): Adapter {
+  const { peft = "bone", trainParts = [], seed = 42, ...settings } = options;
+  const noise = random(seed, "adapter");
+  return newAdapter(model, adapterMethod(peft), { settings, trainParts, random: () => noise.normal() });
+}
+
+/**
+ * Loads an adapter from a `.pth` or safetensors file with keys `<site>.<tensor>`, such as `blocks.0.att.key.bone`.
+ * @throws FormatError, AdapterError
+ */
+export function loadAdapter(path: string): Promise<Adapter> {
+  return Promise.resolve().then(() => loadAdapterFile(path));
+}
+
+/** What {@link mergeAdapter} folds together. */
+export interface MergeOptions {
+  /** Base model file. */
+  readonly base: string;
+  /** Adapter file, or an adapter. */
+  readonly adapter: string | Adapter;
+  /** Where the merged model goes: the base's format unless the extension says otherwise. */
+  readonly output: string;
+  /** Replace an existing output, and merge even into another base than the adapter was made for. */
+  readonly force?: boolean;
+  readonly engine?: EngineChoice;
+}
+
+/**
+ * Folds an adapter into its base model and compares the logits of both on a probe.
+ *
+ * The merged file has the base's names, order, shapes and dtypes; the arithmetic is f32 and rounds once.
+ * @throws AdapterError if the adapter does not fit, was made for another base, or the merged model differs by more than rounding
+ */
+export async function mergeAdapter(options: MergeOptions): Promise<MergeCheck & { readonly output: string }> {
+  const { base, output, force = false } = options;
+  const adapter = typeof options.adapter === "string" ? loadAdapterFile(options.adapter) : options.adapter;
+  if (!force && madeForAnother(adapter, base)) {
+    throw new AdapterError(
+      `The adapter was trained on another model than ${base}: give that one, or merge anyway with force`,
+    );
+  }
+  {
+    using file = openTensorFile(base);
+    writeMerged(file, adapter, output, { force });
+  }
+  const { engine } = await chooseEngine(options.engine);
+  try {
+    const check = await checkMerge(base, adapter, output, engine);
+    if (!(check.largestDifference <= check.bound)) {
+      throw new AdapterError(
+        `The merged model ${output} differs from base plus adapter by ${check.largestDifference} in a logit, ` +
+          `more than the ${check.bound} that rounding explains: do not use it, and report this`,
+      );
+    }
+    return { ...check, output };
+  } finally {
+    engine.dispose();
+  }
+}
+
+/** How {@link generate} goes on from a prompt. */
+export interface GenerateOptions {
+  readonly prompt: string;
+  readonly adapter?: Adapter;
+  /** Tokens at most. Default: 256. */
+  readonly tokens?: number;
+  /** 0 takes the likeliest token every time. Default: 1. */
+  readonly temperature?: number;
+  /** Draws from the fewest likeliest tokens that hold this share. Default: 0.85. */
+  readonly topP?: number;
+  /** Default: 42. */
+  readonly seed?: number;
+  /** World vocabulary file. Default: beside the model. */
+  readonly vocab?: string;
+}
+
+/**
+ * Text that follows a prompt, piece by piece as it comes.
+ * @throws RangeError for a temperature below 0, a topP outside (0, 1] or a count below 1
+ */
+export async function* generate(model: Model, options: GenerateOptions): AsyncGenerator<string> {
+  const { prompt, adapter, tokens = 256, temperature = 1, topP = 0.85, seed = 42, vocab } = options;
+  if (!(temperature >= 0)) throw new RangeError(`The temperature must be at least 0: it is ${temperature}`);
+  if (!(topP > 0 && topP <= 1)) throw new RangeError(`top_p must be above 0 and at most 1: it is ${topP}`);
+  if (!(Number.isSafeInteger(tokens) && tokens >= 1)) {
+    throw new RangeError(`The number of tokens must be a whole number of at least 1: it is ${tokens}`);
+  }
+  const { config, engine, file } = model;
+  const tokenizer = await chooseTokenizer({
+    vocabulary: config.vocabulary,
+    modelPath: file.path,
+    ...(vocab === undefined ? {} : { vocab }),
+  });
+  using attachment = adapter && attach(adapter, config, engine);
+  const session = new Session(
+    config,
+    (graph) => attachment ? wireAdapter(graph, model, attachment) : model.wire(graph),
+    engine,
+  );
+  try {
+    const draw = random(seed, "generate");
+    const decoder = streamDecoder(tokenizer);
+    const sampling = { temperature, topP };
+    const drawn = { count: tokens, sampling, uniform: () => draw.uniform() };
+    for await (const token of generateTokens(session, tokenizer.encode(prompt), drawn)) {
+      const text = decoder.push(token);
+      if (text) yield text;
+    }
+    const rest = decoder.end();
+    if (rest) yield rest;
+  } finally {
+    session.dispose();
+  }
+}

@@ -1,0 +1,216 @@
+/**
+ * What a run can be told, what it does where it is not told, and the checks that need no file.
+ *
+ * @module
+ */
+import { fileURLToPath } from "node:url";
+import { DEFAULT_RANK } from "../adapters/bone/bone.ts";
+import type { EngineChoice } from "../kernels/engines/choose.ts";
+import type { Schedule } from "./schedule.ts";
+
+/** Bone's settings as RWKV-PEFT writes them. */
+export interface BoneConfig {
+  /** "bone" */
+  readonly bone_mode?: string;
+  /** An adapter to go on from; "" for none. */
+  readonly bone_load?: string;
+  /** Rank. */
+  readonly bone_r?: number;
+}
+
+/** Options of a run: the commands' flags in camel case. */
+export interface TrainOptions {
+  /** Base model, `.pth` or `.safetensors`. Default: the bundled one. */
+  loadModel?: string;
+  /** Run folder, which must not exist unless `force`. Default: the first of runs/bone, runs/bone-2, … that does not exist. */
+  projDir?: string;
+  /** Training text. Default: the bundled one. */
+  dataFile?: string;
+  dataType?: "auto" | "utf-8" | "jsonl";
+  /** World vocabulary file. Default: beside the model. */
+  vocab?: string;
+  /** T, tokens of a sample. */
+  ctxLen?: number;
+  /** B, samples of a micro-batch. */
+  microBsz?: number;
+  /** Micro-batches of a step. */
+  accumulateGradBatches?: number;
+  /** Micro-batches of an epoch. Default: one pass over the data. */
+  epochSteps?: number;
+  /** Epochs, over which the learning rate runs its course. */
+  epochCount?: number;
+  /** Epochs between checkpoints. */
+  epochSave?: number;
+  /** Steps between checkpoints, besides those at epochs. */
+  saveSteps?: number;
+  /** Checkpoints to keep. */
+  keep?: number;
+  /** Stop after this many steps, whatever the epochs say; the schedule does not change with it. */
+  maxSteps?: number;
+  lrInit?: number;
+  lrFinal?: number;
+  lrSchedule?: Schedule;
+  warmupSteps?: number;
+  beta1?: number;
+  beta2?: number;
+  adamEps?: number;
+  weightDecay?: number;
+  /** Global gradient norm to clip at. */
+  gradientClipVal?: number;
+  /** att.w0 learns at twice the rate where it trains. */
+  layerwiseLr?: boolean;
+  /** L2Wrap: a pull of the largest logit towards zero. */
+  l2wrap?: boolean;
+  /** Recompute blocks in the backward pass: less memory, a third more time. */
+  gradCp?: boolean;
+  /** A registered method's name, or "none" to train every weight. */
+  peft?: string;
+  boneConfig?: BoneConfig;
+  /** Settings of a method registered from outside. */
+  peftConfig?: Readonly<Record<string, unknown>>;
+  /** Weights whose names contain one of these train along with an adapter. */
+  trainParts?: readonly string[];
+  /** Fixes data order, held-out split and noise. */
+  randomSeed?: number;
+  /** Share of the text that is held out to measure on; 0 for none. */
+  heldOut?: number;
+  /** What samples before and after begin with; "" for none. */
+  samplePrompt?: string;
+  engine?: EngineChoice;
+  /** Replace an existing run folder. */
+  force?: boolean;
+  /** Run folder to go on with: everything else then comes from it, except maxSteps and engine. */
+  resume?: string;
+}
+
+/** Every option in effect. */
+export type TrainSettings =
+  & Required<
+    Omit<TrainOptions, "resume" | "force" | "epochSteps" | "maxSteps" | "vocab" | "saveSteps" | "peftConfig">
+  >
+  & Pick<TrainOptions, "epochSteps" | "maxSteps" | "vocab" | "saveSteps" | "peftConfig">;
+
+/** Options that do not fit each other: one sentence. */
+export class OptionError extends Error {
+  override readonly name = "OptionError";
+}
+
+/** The bundled files. */
+export const EXAMPLE = {
+  model: fileURLToPath(new URL("../examples/base.safetensors", import.meta.url)),
+  data: fileURLToPath(new URL("../examples/sotu.jsonl", import.meta.url)),
+};
+
+/** RWKV-PEFT's values, for a person's own model and text. */
+const DEFAULTS = {
+  dataType: "auto",
+  ctxLen: 1024,
+  microBsz: 8,
+  accumulateGradBatches: 1,
+  epochCount: 1,
+  epochSave: 1,
+  keep: 3,
+  lrInit: 2e-5,
+  lrFinal: 2e-5,
+  lrSchedule: "cos",
+  warmupSteps: 0,
+  beta1: 0.9,
+  beta2: 0.99,
+  adamEps: 1e-8,
+  weightDecay: 0,
+  gradientClipVal: 1,
+  layerwiseLr: true,
+  l2wrap: true,
+  gradCp: true,
+  peft: "bone",
+  boneConfig: { bone_mode: "bone", bone_load: "", bone_r: DEFAULT_RANK },
+  trainParts: ["time", "ln"],
+  randomSeed: 42,
+  heldOut: 0.05,
+  engine: "auto",
+} as const satisfies TrainOptions;
+
+/** What suits the small bundled model better. */
+const EXAMPLE_DEFAULTS = {
+  ctxLen: 256,
+  microBsz: 8,
+  epochCount: 2,
+  lrInit: 2e-3,
+  lrFinal: 2e-4,
+  warmupSteps: 10,
+  gradCp: false,
+  samplePrompt: "The American people ",
+} as const satisfies TrainOptions;
+
+/** What a person's own run begins its samples with: the start of anything. */
+const DEFAULT_PROMPT = "\n";
+
+/**
+ * Fills in the defaults and checks numbers.
+ * @param freeFolder gives a run folder where none is named
+ * @throws OptionError
+ */
+export function settle(options: TrainOptions, freeFolder: () => string): TrainSettings {
+  const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+  const bundled = options.loadModel === undefined;
+  const boneConfig = { ...DEFAULTS.boneConfig, ...options.boneConfig };
+  const settings = {
+    samplePrompt: DEFAULT_PROMPT,
+    ...DEFAULTS,
+    ...(bundled ? EXAMPLE_DEFAULTS : {}),
+    loadModel: EXAMPLE.model,
+    dataFile: EXAMPLE.data,
+    ...given,
+    boneConfig,
+    projDir: options.projDir ?? freeFolder(),
+  } as TrainSettings & TrainOptions;
+  if (!bundled && options.dataFile === undefined) {
+    throw new OptionError("No training text was given for this model: name a file with --data_file");
+  }
+  if (boneConfig.bone_mode !== "bone") {
+    throw new OptionError(`Unknown bone_mode "${boneConfig.bone_mode}" in --bone_config: there is bone`);
+  }
+  check(settings);
+  const { resume: _resume, force: _force, ...rest } = settings;
+  return rest;
+}
+
+function check(settings: TrainSettings): void {
+  const counts = ["ctxLen", "microBsz", "accumulateGradBatches", "epochCount", "epochSave", "keep"] as const;
+  const optionalCounts = ["epochSteps", "maxSteps", "saveSteps"] as const;
+  for (const name of [...counts, ...optionalCounts]) {
+    const value = settings[name];
+    if (value !== undefined && !(Number.isSafeInteger(value) && value >= 1)) {
+      throw new OptionError(`${flag(name)} must be a whole number of at least 1: it is ${value}`);
+    }
+  }
+  const reals: [keyof TrainSettings, (x: number) => boolean, string][] = [
+    ["lrInit", (x) => x > 0, "above 0"],
+    ["lrFinal", (x) => x >= 0, "at least 0"],
+    ["warmupSteps", (x) => x >= 0 && Number.isInteger(x), "a whole number of at least 0"],
+    ["beta1", (x) => x >= 0 && x < 1, "from 0 to below 1"],
+    ["beta2", (x) => x >= 0 && x < 1, "from 0 to below 1"],
+    ["adamEps", (x) => x > 0, "above 0"],
+    ["weightDecay", (x) => x >= 0, "at least 0"],
+    ["gradientClipVal", (x) => x > 0, "above 0"],
+    ["randomSeed", (x) => Number.isSafeInteger(x) && x >= 0, "a whole number of at least 0"],
+    ["heldOut", (x) => x >= 0 && x < 1, "from 0 to below 1"],
+  ];
+  for (const [name, holds, wanted] of reals) {
+    const value = settings[name] as number;
+    if (!(Number.isFinite(value) && holds(value))) {
+      throw new OptionError(`${flag(name)} must be ${wanted}: it is ${value}`);
+    }
+  }
+  if (!["constant", "cos", "exp"].includes(settings.lrSchedule)) {
+    throw new OptionError(`Unknown --lr_schedule "${settings.lrSchedule}": there are constant, cos and exp`);
+  }
+  if (settings.lrSchedule === "exp" && settings.lrFinal === 0) {
+    throw new OptionError("--lr_final must be above 0 for --lr_schedule exp");
+  }
+}
+
+/** The flag of an option: ctxLen is --ctx_len. */
+export function flag(option: string): string {
+  return `--${option.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)}`;
+}

@@ -1,0 +1,66 @@
+/**
+ * Training from scratch: a fresh model is written to the run's base file, then trained whole like any other.
+ *
+ * @module
+ */
+import { fromFloat32 } from "../formats/dtype.ts";
+import { writeTensorFile } from "../formats/tensor_file.ts";
+import { weightShapes } from "../rwkv/config.ts";
+import { freshConfig, type FreshModel, initialWeights } from "../rwkv/initialise.ts";
+import { random } from "./data/random.ts";
+import { OptionError, type TrainOptions } from "./options.ts";
+import { train, type TrainListeners, type TrainResult } from "./trainer.ts";
+
+/** Options of a run from scratch: those of training, and the sizes of the model. */
+export interface PretrainOptions extends Omit<TrainOptions, "loadModel" | "peft"> {
+  /** Layers. */
+  nLayer: number;
+  /** Channels. */
+  nEmbd: number;
+  /** Vocabulary: 256 for bytes, 65536 for World. */
+  vocabSize?: number;
+  /** Channels of a head. */
+  headSize?: number;
+  /** Where the fresh model goes. Default: `<projDir>-init.safetensors`. */
+  initModel?: string;
+}
+
+/** RWKV-LM's values for a small model, where nothing else is said. */
+const DEFAULTS = {
+  lrInit: 1e-3,
+  lrFinal: 1e-5,
+  weightDecay: 0.1,
+  warmupSteps: 10,
+  ctxLen: 512,
+  samplePrompt: "\n",
+};
+
+/** Writes a fresh model in bf16 and trains all of it. */
+export async function pretrain(
+  options: PretrainOptions,
+  listeners: TrainListeners = {},
+): Promise<TrainResult> {
+  const { nLayer, nEmbd, vocabSize = 256, headSize = 64, initModel, ...others } = options;
+  if (others.resume !== undefined) return await train(others, listeners);
+  if (others.projDir === undefined) throw new OptionError("Name the run folder with --proj_dir");
+  const path = initModel ?? `${others.projDir}-init.safetensors`;
+  writeFreshModel(
+    path,
+    { layers: nLayer, channels: nEmbd, headSize, vocabulary: vocabSize },
+    others.randomSeed ?? 42,
+    others.force,
+  );
+  return await train({ ...DEFAULTS, ...others, loadModel: path, peft: "none" }, listeners);
+}
+
+/** Writes a model with fresh weights, in bf16. @throws if the path exists and `force` is not set */
+export function writeFreshModel(path: string, sizes: FreshModel, seed: number, force = false): void {
+  const config = freshConfig(sizes);
+  const initial = initialWeights(config, random(seed, "initial weights"));
+  writeTensorFile(path, {
+    format: path.endsWith(".pth") ? "pth" : "safetensors",
+    tensors: [...weightShapes(config)].map(([name, shape]) => ({ name, shape, dtype: "BF16" })),
+    read: ({ name }) => fromFloat32(initial(name), "BF16"),
+    force,
+  });
+}

@@ -1,0 +1,159 @@
+/**
+ * The programs of a run: gradients of one micro-batch, the update, and the loss of a batch that is only measured.
+ *
+ * @module
+ */
+import { type Adapter, wireAdapter } from "../adapters/adapter.ts";
+import type { Engine, Executable } from "../kernels/engine.ts";
+import { Graph, Variable } from "../kernels/graph.ts";
+import { backward } from "../kernels/gradient.ts";
+import { linearCrossEntropy } from "../kernels/ops/cross_entropy/op.ts";
+import { constant, map } from "../kernels/ops/map/op.ts";
+import { adamW, ADAMW_SETTINGS, sumOfSquares } from "../kernels/ops/optimizer/op.ts";
+import { accumulate, assign } from "../kernels/ops/update/op.ts";
+import { compile, type Program } from "../kernels/plan.ts";
+import type { Model } from "../rwkv/model.ts";
+import { forwardV7 } from "../rwkv/v7.ts";
+import type { Batch } from "./data/batches.ts";
+import type { Trainables } from "./trainables.ts";
+
+/** What the programs are made for. */
+export interface ProgramOptions {
+  readonly model: Model;
+  /** Undefined where the weights themselves train. */
+  readonly adapter: Adapter | undefined;
+  readonly trainables: Trainables;
+  readonly B: number;
+  readonly T: number;
+  readonly recompute: boolean;
+  /** Strength of L2Wrap. */
+  readonly l2: number;
+}
+
+/** Planned programs and the variables by which they are fed and read. */
+export class Programs {
+  readonly gradients: Program;
+  readonly update: Program;
+  readonly loss: Program;
+  readonly #inputs: Variable;
+  readonly #targets: Variable;
+  readonly #weights: Variable;
+  readonly #settings = new Variable("optimizer settings", [ADAMW_SETTINGS.length]);
+  readonly #sum = new Variable("loss so far", [1]);
+  readonly #report: { whole: Variable; parts: Variable[] };
+  readonly #engine: Engine;
+
+  constructor(options: ProgramOptions) {
+    const { model, B, T } = options;
+    this.#engine = model.engine;
+    this.#inputs = new Variable("inputs", [B * T, 1], "i32");
+    this.#targets = new Variable("targets", [B * T, 1], "i32");
+    this.#weights = new Variable("target weights", [B * T, 1]);
+    this.#report = Variable.pack("report", [{ name: "loss", shape: [1] }, {
+      name: "gradient norm",
+      shape: [1],
+    }]);
+    this.gradients = compile(this.#gradientGraph(options));
+    this.update = compile(this.#updateGraph(options.trainables));
+    this.loss = compile(this.#lossGraph(options).graph);
+  }
+
+  #lossGraph({ model, adapter, trainables, T, recompute, l2 }: ProgramOptions) {
+    const graph = new Graph();
+    const variables = trainables.parameters;
+    const wiring = adapter ? wireAdapter(graph, model, { adapter, variables }) : model.wire(graph, variables);
+    const { hidden } = forwardV7(wiring, graph.use(this.#inputs), { T, recompute });
+    const loss = linearCrossEntropy(
+      graph,
+      hidden,
+      wiring.weight("head.weight"),
+      graph.use(this.#targets),
+      graph.use(this.#weights),
+      { l2, headTrains: variables.has("head.weight") },
+    );
+    accumulate(graph, this.#sum, loss);
+    return { graph, loss };
+  }
+
+  #gradientGraph(options: ProgramOptions): Graph {
+    const { graph, loss } = this.#lossGraph(options);
+    const parameters = [...options.trainables.parameters];
+    const gradients = backward(graph, loss, parameters.map(([, variable]) => graph.use(variable)));
+    parameters.forEach(([name], i) => {
+      if (gradients[i]) accumulate(graph, options.trainables.gradient(name), gradients[i]);
+    });
+    return graph;
+  }
+
+  #updateGraph({ groups }: Trainables): Graph {
+    const graph = new Graph();
+    const squares = groups.map(({ g }) => sumOfSquares(graph, graph.use(g)));
+    const norm = squares.reduce((a, b) => map(graph, [a, b], (a, b) => a.add(b)));
+    const root = map(graph, [norm], (x) => x.sqrt());
+    for (const group of groups) adamW(graph, group, root, this.#settings);
+    assign(graph, this.#report.parts[0]!, graph.use(this.#sum));
+    assign(graph, this.#report.parts[1]!, root);
+    assign(graph, this.#sum, constant(graph, [1], 0));
+    return graph;
+  }
+
+  /** The variables that are not the trainables'. */
+  get #variables(): Variable[] {
+    return [this.#inputs, this.#targets, this.#weights, this.#settings, this.#sum, this.#report.whole];
+  }
+
+  /** Makes the programs ready. */
+  async load(): Promise<LoadedPrograms> {
+    this.#variables.forEach((variable) => this.#engine.allocate(variable));
+    const [gradients, update, loss] = [
+      await this.#engine.load(this.gradients),
+      await this.#engine.load(this.update),
+      await this.#engine.load(this.loss),
+    ] as [Executable, Executable, Executable];
+    const feed = (batch: Batch, total: number) => {
+      this.#engine.write(this.#inputs, batch.inputs);
+      this.#engine.write(this.#targets, batch.targets);
+      this.#engine.write(this.#weights, batch.mask.map((counted) => counted / total));
+    };
+    const report = async () => {
+      const values = await this.#engine.read(this.#report.whole);
+      return { loss: values[0]!, norm: values[this.#report.parts[1]!.within!.byteOffset / 4]! };
+    };
+    return {
+      accumulate: (batch, total) => (feed(batch, total), gradients.run()),
+      update: (settings) => {
+        this.#engine.write(this.#settings, Float32Array.from(ADAMW_SETTINGS, (name) => settings[name]));
+        update.run();
+        return report();
+      },
+      measure: async (batches) => {
+        const total = batches.reduce((sum, { counted }) => sum + counted, 0);
+        this.#engine.write(this.#sum, new Float32Array(1));
+        for (const batch of batches) {
+          feed(batch, total);
+          loss.run();
+        }
+        const [value] = await this.#engine.read(this.#sum);
+        this.#engine.write(this.#sum, new Float32Array(1));
+        return value!;
+      },
+      dispose: () => {
+        [gradients, update, loss].forEach((executable) => executable.dispose());
+        this.#variables.forEach((variable) => this.#engine.free(variable));
+      },
+    };
+  }
+}
+
+/** Programs that are ready to run. */
+export interface LoadedPrograms {
+  /** Adds the gradients of a micro-batch, as part of a step of `total` counted targets. */
+  accumulate(batch: Batch, total: number): void;
+  /** Applies the gradients. @returns mean loss and global gradient norm of the step, when they are known */
+  update(
+    settings: Readonly<Record<typeof ADAMW_SETTINGS[number], number>>,
+  ): Promise<{ loss: number; norm: number }>;
+  /** Mean loss over the counted targets of all batches, without training. */
+  measure(batches: readonly Batch[]): Promise<number>;
+  dispose(): void;
+}

@@ -1,0 +1,526 @@
+/**
+ * A training run, from options to a folder: read, plan, measure, train, save, measure again.
+ *
+ * @module
+ */
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import {
+  Adapter,
+  checkFits,
+  loadAdapter,
+  newAdapter,
+  saveAdapter,
+  weightsNamed,
+  wireAdapter,
+} from "../adapters/adapter.ts";
+import type { AdapterMethod } from "../adapters/method.ts";
+import { adapterMethod } from "../adapters/registry.ts";
+import { fromFloat32 } from "../formats/dtype.ts";
+import { writeFileAtomic } from "../formats/atomic.ts";
+import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
+import type { Engine } from "../kernels/engine.ts";
+import { chooseEngine } from "../kernels/engines/choose.ts";
+import { bytesOf } from "../kernels/graph.ts";
+import { generateTokens } from "../rwkv/generate.ts";
+import { Model, readModelConfig } from "../rwkv/model.ts";
+import { Session } from "../rwkv/session.ts";
+import { chooseTokenizer } from "../rwkv/tokenizer/choose.ts";
+import type { Tokenizer } from "../rwkv/tokenizer/tokenizer.ts";
+import { listCheckpoints, loadCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+import { Batches } from "./data/batches.ts";
+import { readDocuments } from "./data/documents.ts";
+import { random } from "./data/random.ts";
+import { splitHeldOut } from "./data/split.ts";
+import { requireOneSample } from "./data/windows.ts";
+import { Metrics } from "./metrics.ts";
+import { OptionError, settle, type TrainOptions, type TrainSettings } from "./options.ts";
+import { Programs } from "./programs.ts";
+import { learningRate } from "./schedule.ts";
+import { Trainables } from "./trainables.ts";
+
+/** What is known after a step. */
+export interface StepReport {
+  /** From 1. */
+  readonly step: number;
+  readonly steps: number;
+  /** Mean cross-entropy over the step's counted targets, in nats. */
+  readonly loss: number;
+  readonly learningRate: number;
+  /** Before clipping. */
+  readonly gradientNorm: number;
+  /** Targets of the step. */
+  readonly tokens: number;
+  readonly tokensPerSecond: number;
+  readonly secondsLeft: number;
+}
+
+/** What a run says of itself on the way. */
+export interface TrainListeners {
+  /** Every step, in order. */
+  onStep?: (report: StepReport) => void;
+  /** Phases, findings and results, one sentence each. */
+  onMessage?: (message: string) => void;
+  /** Asked after every step: true saves and stops. */
+  shouldStop?: () => boolean;
+}
+
+/** What a run came to. */
+export interface TrainResult {
+  readonly projDir: string;
+  /** The adapter, or the model where every weight trained. */
+  readonly output: string;
+  readonly steps: number;
+  /** Mean loss of the last step. */
+  readonly loss: number;
+  /** Mean loss on held-out text; undefined where none is held out. */
+  readonly heldOut: { readonly before: number; readonly after: number } | undefined;
+  /** Text from the prompt; undefined without a prompt. */
+  readonly samples: { readonly before: string; readonly after: string } | undefined;
+  /** Whether it ended because it was asked to stop. */
+  readonly stopped: boolean;
+}
+
+/** Tokens of a sample. */
+const SAMPLE_TOKENS = 160;
+/** Batches that the held-out loss is measured on, at most. */
+const HELD_OUT_BATCHES = 16;
+/** L2Wrap's strength in RWKV-LM. */
+const L2WRAP = 1e-4;
+
+/** Everything that `config.json` of a run holds. */
+interface RunConfig {
+  readonly version: 1;
+  readonly settings: TrainSettings;
+  readonly model: string;
+  readonly data: string;
+}
+
+/** Trains an adapter, or a whole model, and leaves everything in the run folder. */
+export async function train(
+  options: TrainOptions = {},
+  listeners: TrainListeners = {},
+): Promise<TrainResult> {
+  const { onMessage = () => {} } = listeners;
+  const previous = options.resume === undefined ? undefined : readRun(options.resume);
+  const settings = previous ? resumed(previous.settings, options) : settle(options, freeFolder);
+  const projDir = options.resume ?? settings.projDir;
+  if (!previous && existsSync(projDir) && !options.force) {
+    throw new OptionError(
+      `The run folder ${projDir} exists: name another with --proj_dir, or replace it with --force`,
+    );
+  }
+
+  const method = settings.peft === "none" ? undefined : adapterMethod(settings.peft);
+  const start = prepare(settings, method);
+  const tokenizer = await chooseTokenizer({
+    vocabulary: start.config.vocabulary,
+    modelPath: settings.loadModel,
+    ...(settings.vocab === undefined ? {} : { vocab: settings.vocab }),
+  });
+  const { documents, summary } = await readDocuments(settings.dataFile, tokenizer, {
+    dataType: settings.dataType,
+  });
+  requireOneSample(documents, settings.ctxLen, settings.dataFile);
+  const { train: trainDocuments, heldOut } = splitHeldOut(documents, {
+    ctxLen: settings.ctxLen,
+    seed: settings.randomSeed,
+    fraction: settings.heldOut,
+  });
+  const shape = { ctxLen: settings.ctxLen, microBsz: settings.microBsz, seed: settings.randomSeed };
+  const batches = new Batches({ documents: trainDocuments, ...shape });
+  onMessage(
+    `Text: ${summary.documents} documents, ${summary.tokens} ${tokenizer.name} tokens in ${settings.dataFile}; ` +
+      `${batches.tokensPerEpoch} targets an epoch in ${batches.batchesPerEpoch} micro-batches` +
+      (batches.skipped ? `; ${batches.skipped} documents of under two tokens skipped` : ""),
+  );
+
+  const { engine, reason } = await chooseEngine(settings.engine);
+  onMessage(reason);
+  try {
+    const model = Model.load(settings.loadModel, engine, {
+      elsewhere: (name) => start.adapter.tensors.has(name),
+    });
+    const config: RunConfig = {
+      version: 1,
+      settings,
+      model: model.fingerprint,
+      data: digest(settings.dataFile),
+    };
+    if (previous) sameInputs(previous, config, options.resume!);
+    const run = new Run(model, method, start.adapter, settings, tokenizer, engine);
+    return await run.train(
+      projDir,
+      config,
+      batches,
+      heldOut,
+      Boolean(previous),
+      { ...listeners, onMessage },
+      options.force,
+    );
+  } finally {
+    engine.dispose();
+  }
+}
+
+/** Reads sizes and makes the tensors that will train. @throws in one sentence where settings and model do not fit */
+function prepare(settings: TrainSettings, method: AdapterMethod | undefined) {
+  using file = openTensorFile(settings.loadModel);
+  const config = readModelConfig(file);
+  const hostTensor = (name: string) =>
+    [name, { shape: file.tensors.get(name)!.shape, data: file.readFloat32(name) }] as const;
+  if (!method) {
+    const tensors = new Map(weightsNamed(config, [""]).map(hostTensor));
+    return { config, adapter: { tensors } };
+  }
+  const load = settings.boneConfig.bone_load;
+  if (method.name === "bone" && load) {
+    const adapter = loadAdapter(load);
+    checkFits(adapter, config);
+    const others = weightsNamed(config, settings.trainParts).filter((name) => !adapter.tensors.has(name)).map(
+      hostTensor,
+    );
+    return { config, adapter: adapter.withTensors(new Map([...adapter.tensors, ...others])) };
+  }
+  const given = method.name === "bone" ? { r: settings.boneConfig.bone_r } : settings.peftConfig ?? {};
+  const noise = random(settings.randomSeed, "adapter");
+  const adapter = newAdapter({ config, file, fingerprint: "" }, method, {
+    settings: given,
+    trainParts: settings.trainParts,
+    random: () => noise.normal(),
+  });
+  return { config, adapter };
+}
+
+/** One run in progress. */
+class Run {
+  readonly #trainables: Trainables;
+  readonly #adapter: Adapter | undefined;
+  readonly #programs: Programs;
+
+  constructor(
+    readonly model: Model,
+    method: AdapterMethod | undefined,
+    start: Pick<Adapter, "tensors"> | Adapter,
+    readonly settings: TrainSettings,
+    readonly tokenizer: Tokenizer,
+    readonly engine: Engine,
+  ) {
+    this.#adapter = method &&
+      new Adapter(method, (start as Adapter).settings, start.tensors, model.fingerprint);
+    this.#trainables = new Trainables(start, model.config, engine, { layerwise: settings.layerwiseLr });
+    this.#programs = new Programs({
+      model,
+      adapter: this.#adapter,
+      trainables: this.#trainables,
+      B: settings.microBsz,
+      T: settings.ctxLen,
+      recompute: settings.gradCp,
+      l2: settings.l2wrap ? L2WRAP : 0,
+    });
+  }
+
+  async train(
+    projDir: string,
+    config: RunConfig,
+    batches: Batches,
+    heldOutDocuments: readonly Uint32Array[],
+    resuming: boolean,
+    listeners: TrainListeners & { onMessage: (message: string) => void },
+    force = false,
+  ): Promise<TrainResult> {
+    const { settings, engine } = this;
+    const { onMessage } = listeners;
+    this.#explain(onMessage);
+    const programs = await this.#programs.load();
+    let first = 0;
+    if (resuming) {
+      const [newest] = listCheckpoints(projDir);
+      if (newest) first = loadCheckpoint(newest.path, this.#trainables);
+      onMessage(
+        newest
+          ? `Resumed at step ${first} from ${newest.path}`
+          : `No checkpoint in ${projDir}: starting again`,
+      );
+    } else {
+      if (force && existsSync(projDir)) Deno.removeSync(projDir, { recursive: true });
+      Deno.mkdirSync(projDir, { recursive: true });
+    }
+    writeFileAtomic(join(projDir, "config.json"), JSON.stringify(config, null, 2) + "\n", { force: true });
+
+    const planned = this.#plannedSteps(batches);
+    const steps = settings.maxSteps ?? planned;
+    const heldOut = heldOutDocuments.length
+      ? new Batches({
+        documents: heldOutDocuments,
+        ctxLen: settings.ctxLen,
+        microBsz: settings.microBsz,
+        seed: 0,
+        shuffle: false,
+      })
+      : undefined;
+    const measure = async () => {
+      if (!heldOut) return NaN;
+      const count = Math.min(heldOut.batchesPerEpoch, HELD_OUT_BATCHES);
+      return await programs.measure(Array.from({ length: count }, (_, i) => heldOut.at(i)));
+    };
+
+    using metrics = new Metrics(join(projDir, "metrics.jsonl"), first);
+    const before = { loss: await measure(), sample: await this.#sample() };
+    if (heldOut) onMessage(`Held-out loss before: ${before.loss.toFixed(4)}`);
+    if (!resuming) metrics.write({ step: 0, heldOutLoss: before.loss, sample: before.sample });
+
+    const { loss, last, stopped } = await this.#loop(
+      programs,
+      batches,
+      first,
+      steps,
+      planned,
+      projDir,
+      metrics,
+      listeners,
+    );
+    onMessage(`Memory in use: ${megabytes(engine.allocatedBytes)}`);
+    const after = { loss: await measure(), sample: await this.#sample() };
+    metrics.write({ step: last, heldOutLoss: after.loss, sample: after.sample });
+    const output = await this.#saveResult(projDir);
+    programs.dispose();
+    this.#trainables.dispose();
+    this.model.dispose();
+    return {
+      projDir,
+      output,
+      steps: last,
+      loss,
+      heldOut: heldOut && { before: before.loss, after: after.loss },
+      samples: before.sample === undefined ? undefined : { before: before.sample, after: after.sample! },
+      stopped,
+    };
+  }
+
+  #plannedSteps(batches: Batches): number {
+    const { epochSteps = batches.batchesPerEpoch, epochCount, accumulateGradBatches } = this.settings;
+    return Math.ceil(epochSteps * epochCount / accumulateGradBatches);
+  }
+
+  async #loop(
+    programs: Awaited<ReturnType<Programs["load"]>>,
+    batches: Batches,
+    first: number,
+    steps: number,
+    planned: number,
+    projDir: string,
+    metrics: Metrics,
+    { onStep, shouldStop, onMessage }: TrainListeners & { onMessage: (message: string) => void },
+  ) {
+    const { settings } = this;
+    const { accumulateGradBatches: many, epochSteps = batches.batchesPerEpoch, epochSave, saveSteps, keep } =
+      settings;
+    const stepsAnEpoch = Math.max(1, Math.round(epochSteps / many));
+    const started = performance.now();
+    let loss = NaN, step = first, tokensSoFar = 0, stopped = false;
+    let time = started;
+    while (step < steps && !stopped) {
+      const micro = Array.from({ length: many }, (_, i) => batches.at(step * many + i));
+      const tokens = micro.reduce((sum, { counted }) => sum + counted, 0);
+      micro.forEach((batch) => programs.accumulate(batch, tokens));
+      const rate = learningRate(settings, step, planned);
+      const report = await programs.update({
+        learningRate: rate,
+        beta1: settings.beta1,
+        beta2: settings.beta2,
+        eps: settings.adamEps,
+        weightDecay: settings.weightDecay,
+        biasCorrection1: 1 - settings.beta1 ** (step + 1),
+        biasCorrection2: 1 - settings.beta2 ** (step + 1),
+        clip: settings.gradientClipVal,
+      });
+      step++;
+      tokensSoFar += tokens;
+      loss = report.loss;
+      if (!Number.isFinite(loss)) {
+        throw new Error(
+          `The loss is ${loss} at step ${step} (micro-batch ${
+            (step - 1) * many
+          }): lower --lr_init; the last good ` +
+            `checkpoint is ${listCheckpoints(projDir)[0]?.path ?? "none"}`,
+        );
+      }
+      const now = performance.now();
+      const seconds = (now - started) / 1000;
+      const line = {
+        step,
+        steps,
+        loss,
+        learningRate: rate,
+        gradientNorm: report.norm,
+        tokens,
+        tokensPerSecond: tokens / ((now - time) / 1000),
+        secondsLeft: seconds / (step - first) * (steps - step),
+      };
+      time = now;
+      metrics.write(line);
+      onStep?.(line);
+      stopped = shouldStop?.() ?? false;
+      const due = step % (stepsAnEpoch * epochSave) === 0 ||
+        (saveSteps !== undefined && step % saveSteps === 0);
+      if (due || stopped || step === steps) await saveCheckpoint(projDir, step, this.#trainables, keep);
+    }
+    const seconds = (performance.now() - started) / 1000;
+    if (step > first) {
+      onMessage(
+        `Trained ${step - first} steps in ${seconds.toFixed(1)} s, ${
+          Math.round(tokensSoFar / seconds)
+        } tokens/s`,
+      );
+    }
+    return { loss, last: step, stopped };
+  }
+
+  /** Says what trains and what memory that takes, before any of it is allocated for the values. */
+  #explain(onMessage: (message: string) => void): void {
+    const trainable = [...this.#trainables.parameters.values()].reduce(
+      (sum, v) => sum + v.shape.reduce((a, b) => a * b, 1),
+      0,
+    );
+    const added = this.#adapter
+      ? [...this.#adapter.tensors].filter(([name]) => !this.model.shapes.has(name)).reduce(
+        (sum, [, t]) => sum + t.data.length,
+        0,
+      )
+      : 0;
+    const all = this.model.parameters + added;
+    onMessage(trainableLine(trainable, all));
+    const { gradients } = this.#programs;
+    const weights = this.engine.allocatedBytes;
+    const largest = Math.max(...gradients.slots, ...[...gradients.variables].map(bytesOf));
+    onMessage(
+      `Memory: ${megabytes(weights)} for weights, adapter and optimizer, ${
+        megabytes(gradients.workspaceBytes)
+      } ` +
+        `for the values of a step (largest single tensor ${megabytes(largest)})`,
+    );
+  }
+
+  async #sample(): Promise<string | undefined> {
+    const { samplePrompt } = this.settings;
+    if (samplePrompt === "") return undefined;
+    const { model, tokenizer, engine } = this;
+    const variables = this.#trainables.parameters;
+    const adapter = this.#adapter;
+    const session = new Session(
+      model.config,
+      (graph) => adapter ? wireAdapter(graph, model, { adapter, variables }) : model.wire(graph, variables),
+      engine,
+    );
+    const draw = random(this.settings.randomSeed, "sample");
+    const tokens: number[] = [];
+    const options = {
+      count: SAMPLE_TOKENS,
+      sampling: { temperature: 0.8, topP: 0.9 },
+      uniform: () => draw.uniform(),
+    };
+    for await (const token of generateTokens(session, tokenizer.encode(samplePrompt), options)) {
+      tokens.push(token);
+    }
+    session.dispose();
+    return samplePrompt + tokenizer.decode(tokens);
+  }
+
+  /** Writes the adapter, or the model in its file's dtypes. @returns the path */
+  async #saveResult(projDir: string): Promise<string> {
+    const tensors = await this.#trainables.read("p");
+    if (this.#adapter) {
+      const path = join(projDir, "adapter.pth");
+      saveAdapter(this.#adapter.withTensors(tensors), path, { force: true });
+      return path;
+    }
+    const { file } = this.model;
+    const path = join(projDir, file.format === "pth" ? "model.pth" : "model.safetensors");
+    writeTensorFile(path, {
+      format: file.format,
+      tensors: file.tensors.values(),
+      read: ({ name, dtype }) => {
+        const trained = tensors.get(name);
+        return trained ? fromFloat32(trained.data, dtype) : file.readBytes(name);
+      },
+      force: true,
+    });
+    return path;
+  }
+}
+
+/** PEFT's line on what trains. */
+export function trainableLine(trainable: number, all: number): string {
+  const grouped = (n: number) => n.toLocaleString("en-US");
+  const share = (100 * trainable / all).toFixed(4);
+  return `trainable params: ${grouped(trainable)} || all params: ${grouped(all)} || trainable%: ${share}`;
+}
+
+function megabytes(bytes: number): string {
+  return `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+/** The first of runs/bone, runs/bone-2, … that does not exist. */
+function freeFolder(): string {
+  for (let i = 1;; i++) {
+    const path = join("runs", i === 1 ? "bone" : `bone-${i}`);
+    if (!existsSync(path)) return path;
+  }
+}
+
+function readRun(path: string): RunConfig {
+  let text: string;
+  try {
+    text = Deno.readTextFileSync(join(path, "config.json"));
+  } catch {
+    throw new OptionError(`Cannot resume ${path}: it has no config.json, so it is not a run folder`);
+  }
+  const config = JSON.parse(text) as RunConfig;
+  if (config.version !== 1) {
+    throw new OptionError(`Cannot resume ${path}: its config.json has version ${config.version}`);
+  }
+  return config;
+}
+
+/** A resumed run's settings: its own, with the few that may change. */
+function resumed(settings: TrainSettings, options: TrainOptions): TrainSettings {
+  const free: (keyof TrainOptions)[] = ["resume", "maxSteps", "engine", "projDir", "force"];
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined || free.includes(name as keyof TrainOptions)) continue;
+    if (JSON.stringify(value) !== JSON.stringify(settings[name as keyof TrainSettings])) {
+      throw new OptionError(
+        `Cannot change ${name} on resuming: the run has ${
+          JSON.stringify(settings[name as keyof TrainSettings])
+        }, ` +
+          `so leave it out or start a new run`,
+      );
+    }
+  }
+  const { maxSteps = settings.maxSteps, engine = settings.engine } = options;
+  return { ...settings, engine, ...(maxSteps === undefined ? {} : { maxSteps }) };
+}
+
+function sameInputs(previous: RunConfig, now: RunConfig, run: string): void {
+  if (previous.model !== now.model) {
+    throw new OptionError(
+      `Cannot resume ${run}: the model ${now.settings.loadModel} is not the one that it began with`,
+    );
+  }
+  if (previous.data !== now.data) {
+    throw new OptionError(
+      `Cannot resume ${run}: the text ${now.settings.dataFile} has changed since it began`,
+    );
+  }
+}
+
+/** SHA-256 of a file, in hexadecimal. */
+function digest(path: string): string {
+  using file = Deno.openSync(path);
+  const hash = createHash("sha256"), block = new Uint8Array(1 << 20);
+  for (let count = file.readSync(block); count !== null; count = file.readSync(block)) {
+    hash.update(block.subarray(0, count));
+  }
+  return hash.digest("hex");
+}
