@@ -17,16 +17,17 @@ import {
   Adapter,
   AdapterError,
   attach,
+  checkBase,
   loadAdapter as loadAdapterFile,
   newAdapter,
   wireAdapter,
 } from "./adapters/adapter.ts";
-import { checkMerge, madeForAnother, type MergeCheck, writeMerged } from "./adapters/merge.ts";
+import { checkMerge, type MergeCheck, writeMerged } from "./adapters/merge.ts";
 import { adapterMethod } from "./adapters/registry.ts";
 import { openTensorFile } from "./formats/tensor_file.ts";
 import { chooseEngine, type EngineChoice } from "./kernels/engines/choose.ts";
 import { generateTokens } from "./rwkv/generate.ts";
-import { Model } from "./rwkv/model.ts";
+import { fingerprint, Model } from "./rwkv/model.ts";
 import { Session } from "./rwkv/session.ts";
 import { chooseTokenizer } from "./rwkv/tokenizer/choose.ts";
 import { streamDecoder } from "./rwkv/tokenizer/tokenizer.ts";
@@ -47,14 +48,20 @@ export type {
 export { registerAdapter } from "./adapters/registry.ts";
 export type { Engine, Executable } from "./kernels/engine.ts";
 export { EngineError } from "./kernels/engine.ts";
+export type { TensorFile, TensorFormat, TensorInfo } from "./formats/tensor_file.ts";
+export type { DType } from "./formats/dtype.ts";
 export type { EngineChoice } from "./kernels/engines/choose.ts";
 export { Graph, Tensor, Variable } from "./kernels/graph.ts";
 export type { Node, StorageType, TensorType } from "./kernels/graph.ts";
+export type { Binding, CpuCall, DeviceLimits, GradientCall, NumberArray, Op, Pass } from "./kernels/op.ts";
+export type { Program } from "./kernels/plan.ts";
 export * as ops from "./kernels/ops.ts";
 export { type ModelConfig, ModelError } from "./rwkv/config.ts";
 export { Model } from "./rwkv/model.ts";
 export type { ModelState } from "./rwkv/session.ts";
+export type { LayerState, Wiring } from "./rwkv/v7.ts";
 export { computeGradients, type GradientOptions } from "./training/gradients.ts";
+export type { Schedule } from "./training/schedule.ts";
 export { type BoneConfig, OptionError, type TrainOptions } from "./training/options.ts";
 export { pretrain, type PretrainOptions } from "./training/pretrain.ts";
 export { type StepReport, train, type TrainListeners, type TrainResult } from "./training/trainer.ts";
@@ -118,6 +125,7 @@ export interface MergeOptions {
   readonly output: string;
   /** Replace an existing output, and merge even into another base than the adapter was made for. */
   readonly force?: boolean;
+  /** Which engine compares the two. Default: "auto". */
   readonly engine?: EngineChoice;
 }
 
@@ -130,13 +138,9 @@ export interface MergeOptions {
 export async function mergeAdapter(options: MergeOptions): Promise<MergeCheck & { readonly output: string }> {
   const { base, output, force = false } = options;
   const adapter = typeof options.adapter === "string" ? loadAdapterFile(options.adapter) : options.adapter;
-  if (!force && madeForAnother(adapter, base)) {
-    throw new AdapterError(
-      `The adapter was trained on another model than ${base}: give that one, or merge anyway with force`,
-    );
-  }
   {
     using file = openTensorFile(base);
+    if (!force) checkBase(adapter, fingerprint(file), base);
     writeMerged(file, adapter, output, { force });
   }
   const { engine } = await chooseEngine(options.engine);
@@ -156,7 +160,9 @@ export async function mergeAdapter(options: MergeOptions): Promise<MergeCheck & 
 
 /** How {@link generate} goes on from a prompt. */
 export interface GenerateOptions {
+  /** What the text goes on from. */
   readonly prompt: string;
+  /** An adapter to read the model with. */
   readonly adapter?: Adapter;
   /** Tokens at most. Default: 256. */
   readonly tokens?: number;
@@ -187,7 +193,8 @@ export async function* generate(model: Model, options: GenerateOptions): AsyncGe
     modelPath: file.path,
     ...(vocab === undefined ? {} : { vocab }),
   });
-  using attachment = adapter && attach(adapter, config, engine);
+  if (adapter) checkBase(adapter, model.fingerprint, file.path);
+  using attachment = adapter && attach(adapter, model);
   const session = new Session(
     config,
     (graph) => attachment ? wireAdapter(graph, model, attachment) : model.wire(graph),

@@ -6,7 +6,6 @@
  */
 import { toFloat32 } from "../formats/dtype.ts";
 import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
-import type { Engine } from "../kernels/engine.ts";
 import { type Graph, sizeOf, Variable } from "../kernels/graph.ts";
 import { linearSites, type ModelConfig, type Site, weightShapes } from "../rwkv/config.ts";
 import { graphShape, type Model } from "../rwkv/model.ts";
@@ -16,12 +15,15 @@ import { adapterMethod, adapterMethods } from "./registry.ts";
 
 /** A file or a request does not fit: one sentence with what, where and what to do. */
 export class AdapterError extends Error {
+  /** The class of the error. */
   override readonly name = "AdapterError";
 }
 
 /** A tensor in ordinary memory. */
 export interface HostTensor {
+  /** Extents, as in files. */
   readonly shape: readonly number[];
+  /** Content, row-major. */
   readonly data: Float32Array;
 }
 
@@ -30,6 +32,7 @@ const DESCRIPTION_VERSION = 1;
 
 /** The tensors that a method added, by name as in files: `blocks.0.att.key.bone`, or a weight's own name. */
 export class Adapter {
+  /** Holds tensors as they are; {@link checkFits} checks them against a model. */
   constructor(
     readonly method: AdapterMethod,
     readonly settings: Settings,
@@ -128,14 +131,22 @@ export function checkFits(adapter: Adapter, config: ModelConfig): void {
   if (missing.length) throw complain("it lacks", missing);
 }
 
+/** Checks that an adapter was made for a base model, where it says. @throws AdapterError */
+export function checkBase(adapter: Adapter, fingerprint: string, base: string): void {
+  if (adapter.base === undefined || adapter.base === fingerprint) return;
+  throw new AdapterError(
+    `The ${adapter.method.name} adapter was trained on another model than ${base}: give the one that it was trained on`,
+  );
+}
+
 /** An adapter on an engine: a variable for each of its tensors. */
 export interface Attachment {
   readonly adapter: Adapter;
   readonly variables: ReadonlyMap<string, Variable>;
 }
 
-/** Puts an adapter on an engine. @throws AdapterError if it does not fit the model */
-export function attach(adapter: Adapter, config: ModelConfig, engine: Engine): Attachment & Disposable {
+/** Puts an adapter on the engine of a model. @throws AdapterError if it does not fit the model */
+export function attach(adapter: Adapter, { config, engine }: Model): Attachment & Disposable {
   checkFits(adapter, config);
   const variables = new Map<string, Variable>();
   for (const [name, { shape, data }] of adapter.tensors) {

@@ -12,7 +12,7 @@ import {
 } from "../formats/tensor_file.ts";
 import type { Engine } from "../kernels/engine.ts";
 import { linearSites, type Site } from "../rwkv/config.ts";
-import { fingerprint, Model, readModelConfig } from "../rwkv/model.ts";
+import { Model, readModelConfig } from "../rwkv/model.ts";
 import { Session } from "../rwkv/session.ts";
 import { type Adapter, AdapterError, attach, checkFits, wireAdapter } from "./adapter.ts";
 
@@ -87,7 +87,7 @@ export async function checkMerge(
 ): Promise<MergeCheck> {
   const logitsOf = async (path: string, adapter?: Adapter) => {
     using model = Model.load(path, engine);
-    using attachment = adapter && attach(adapter, model.config, engine);
+    using attachment = adapter && attach(adapter, model);
     const session = new Session(
       model.config,
       (graph) => attachment ? wireAdapter(graph, model, attachment) : model.wire(graph),
@@ -111,11 +111,4 @@ export async function checkMerge(
   });
   const bound = ROUNDING[after.dtype as keyof typeof ROUNDING] * Math.max(1, largestLogit);
   return { largestDifference, largestLogit, bound };
-}
-
-/** Whether an adapter says that it was made for another base than this file. */
-export function madeForAnother(adapter: Adapter, base: string): boolean {
-  if (adapter.base === undefined) return false;
-  using file = openTensorFile(base);
-  return fingerprint(file) !== adapter.base;
 }

@@ -13,6 +13,7 @@ export type Settings = Readonly<Record<string, unknown>>;
 
 /** A tensor that a method adds at a site. */
 export interface AdapterParameter {
+  /** Its extents. */
   readonly shape: readonly number[];
   /** Its first content; zeros where it is not given. `random` gives standard normal numbers. */
   initial?(random: () => number): Float32Array;
@@ -20,8 +21,11 @@ export interface AdapterParameter {
 
 /** What a method's expression is made from. */
 export interface AdapterForward<S extends Settings> {
+  /** The graph to build on. */
   readonly graph: Graph;
+  /** The linear layer. */
   readonly site: Site;
+  /** The checked settings. */
   readonly settings: S;
   /** Input of the linear layer, [M, in]. */
   readonly x: Tensor;
@@ -35,10 +39,13 @@ export interface AdapterForward<S extends Settings> {
 
 /** What a merge is made from: f32, row-major. */
 export interface AdapterMerge<S extends Settings> {
+  /** The linear layer. */
   readonly site: Site;
+  /** The checked settings. */
   readonly settings: S;
   /** [out, in]; not to be changed. */
   readonly weight: Float32Array;
+  /** This adapter's tensors at the site. */
   readonly parameters: Readonly<Record<string, Float32Array>>;
 }
 

@@ -16,6 +16,7 @@ export interface Executable {
 
 /** Runs programs. Its memory is released by `dispose`, never by the garbage collector alone. */
 export interface Engine {
+  /** Which kind it is. */
   readonly name: "cpu" | "webgpu";
   /** What it runs on, for people. */
   readonly description: string;
@@ -42,6 +43,7 @@ export interface Engine {
 
 /** The engine cannot go on: a device that was lost, out of memory, or refused a program. */
 export class EngineError extends Error {
+  /** The class of the error. */
   override readonly name = "EngineError";
 }
 

@@ -18,7 +18,9 @@ export type StorageType = "f32" | "f16" | "bf16" | "i32";
 
 /** Shape and storage of a tensor. */
 export interface TensorType {
+  /** Extents, the last one contiguous. */
   readonly shape: readonly number[];
+  /** Storage of an element. */
   readonly dtype: StorageType;
 }
 
@@ -38,6 +40,7 @@ const PACK_ALIGNMENT = 256;
 
 /** Memory that an engine keeps between runs. It is an identity, not a place: each engine finds its own place for it. */
 export class Variable implements TensorType {
+  /** Names a piece of memory. */
   constructor(
     readonly name: string,
     readonly shape: readonly number[],
@@ -72,6 +75,7 @@ export class Variable implements TensorType {
 
 /** A tensor of a graph: a variable as the graph sees it, or what a node computes. */
 export class Tensor implements TensorType {
+  /** Made by a graph. */
   constructor(
     readonly shape: readonly number[],
     readonly dtype: StorageType,
@@ -96,9 +100,13 @@ export class Tensor implements TensorType {
 
 /** One application of an op. */
 export interface Node<A = unknown> {
+  /** What is applied. */
   readonly op: Op<A>;
+  /** What the op is told besides its inputs. */
   readonly attributes: A;
+  /** What it reads. */
   readonly inputs: readonly Tensor[];
+  /** What it computes. */
   readonly outputs: readonly Tensor[];
   /** The recomputed block that the node belongs to, if any. */
   readonly block: number | undefined;
@@ -106,6 +114,7 @@ export interface Node<A = unknown> {
 
 /** Builds a list of nodes in the order in which they will run. */
 export class Graph {
+  /** The nodes, in the order in which they run. */
   readonly nodes: Node[] = [];
   readonly #variables = new Map<Variable, Tensor>();
   #block: number | undefined;

@@ -13,20 +13,27 @@ export type NumberArray = Float32Array | Float64Array | Int32Array | Uint16Array
 
 /** What the processor's code of an op is given. */
 export interface CpuCall<A> {
+  /** What the op is told besides its inputs. */
   readonly attributes: A;
+  /** What it reads. */
   readonly inputs: readonly Tensor[];
+  /** What it computes. */
   readonly outputs: readonly Tensor[];
   /** Memory of the inputs, then of the outputs. */
   readonly memory: readonly NumberArray[];
   /** The share to compute: units `start` (included) to `end` (excluded) of `units()`. */
   readonly start: number;
+  /** The end of the share, excluded. */
   readonly end: number;
 }
 
 /** A part of an operand: the operand's index (inputs first, then outputs), and a byte range for one over the binding limit. */
 export interface Binding {
+  /** Index of the operand. */
   readonly operand: number;
+  /** Start of the range. */
   readonly byteOffset?: number;
+  /** Length of the range. */
   readonly byteLength?: number;
 }
 
@@ -38,6 +45,7 @@ export interface Pass {
   readonly uniforms: readonly number[];
   /** Storage bindings 1, 2, … in order. */
   readonly bindings: readonly Binding[];
+  /** Workgroups in three dimensions. */
   readonly workgroups: readonly [number, number, number];
 }
 
@@ -51,9 +59,13 @@ export interface DeviceLimits {
 
 /** What a gradient is given. */
 export interface GradientCall<A> {
+  /** The graph to build on. */
   readonly graph: Graph;
+  /** What the op is told besides its inputs. */
   readonly attributes: A;
+  /** What it reads. */
   readonly inputs: readonly Tensor[];
+  /** What it computes. */
   readonly outputs: readonly Tensor[];
   /** Gradients of the outputs; undefined where nothing depends on one. */
   readonly dOutputs: readonly (Tensor | undefined)[];
@@ -63,6 +75,7 @@ export interface GradientCall<A> {
 
 /** An op: its meaning and its implementations. */
 export interface Op<A = unknown> {
+  /** Names the op in errors and profiles. */
   readonly name: string;
   /** Types of the outputs; throws a RangeError that names the op and the shapes if the inputs do not fit. */
   outputs(inputs: readonly Tensor[], attributes: A): TensorType[];
@@ -76,6 +89,7 @@ export interface Op<A = unknown> {
   units(node: Node<A>): number;
   /** Plain TypeScript, also the float64 oracle. */
   cpu(call: CpuCall<A>): void;
+  /** Lowers a node to dispatches. */
   webgpu(node: Node<A>, limits: DeviceLimits): Pass[];
 }
 

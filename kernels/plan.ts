@@ -10,6 +10,7 @@ import { bytesOf, type Node, type Tensor, type Variable } from "./graph.ts";
 
 /** A list of nodes with a place for every value: what an engine runs. */
 export interface Program {
+  /** What runs, in order. */
   readonly nodes: readonly Node[];
   /** Sizes in bytes of the memory that values share. */
   readonly slots: readonly number[];

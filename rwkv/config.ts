@@ -6,6 +6,7 @@
 
 /** Sizes of an RWKV-7 model. */
 export interface ModelConfig {
+  /** RWKV version. */
   readonly version: 7;
   /** L */
   readonly layers: number;
@@ -27,6 +28,7 @@ export interface ModelConfig {
 
 /** A file is not a model that can be used: one sentence with what was found. */
 export class ModelError extends Error {
+  /** The class of the error. */
   override readonly name = "ModelError";
 }
 
@@ -157,8 +159,11 @@ export function weightShapes(config: ModelConfig): Map<string, number[]> {
 export interface Site {
   /** Name without `.weight`: `blocks.3.att.key`. */
   readonly name: string;
+  /** Index of its block. */
   readonly layer: number;
+  /** Input channels. */
   readonly in: number;
+  /** Output channels. */
   readonly out: number;
 }
 

@@ -145,6 +145,7 @@ export class Model {
     this.#disposed = [];
   }
 
+  /** Disposes of the model at the end of a `using` block. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -23,6 +23,7 @@ type Logits = "none" | "last" | "all";
 
 /** What a model carries after a stretch of text, as plain numbers: copy it, store it, or go on from it. */
 export interface ModelState {
+  /** Of every layer: last row of the time mix, WKV state, last row of the channel mix. */
   readonly data: Float32Array;
 }
 

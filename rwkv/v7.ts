@@ -36,7 +36,9 @@ export interface LayerState {
 
 /** How the model's graph reaches what it does not own. */
 export interface Wiring {
+  /** The graph to build on. */
   readonly graph: Graph;
+  /** The model's sizes. */
   readonly config: ModelConfig;
   /** A weight by its name in the file. */
   weight(name: string): Tensor;

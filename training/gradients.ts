@@ -18,6 +18,7 @@ export interface GradientOptions {
   readonly tokens: readonly ArrayLike<number>[];
   /** [B][T] over targets: counted where not 0. All count where it is not given. */
   readonly mask?: readonly ArrayLike<number>[];
+  /** An adapter to read the model with. */
   readonly adapter?: Adapter;
   /** Which gradients: the adapter's tensors, or the model's weights and the adapter's. Default: the adapter's where there is one. */
   readonly parameters?: "all" | "adapter";
@@ -47,7 +48,7 @@ export async function computeGradients(
     variables.push(variable);
     return variable;
   };
-  using attachment = adapter && attach(adapter, config, engine);
+  using attachment = adapter && attach(adapter, model);
   try {
     const flat = (f: (b: number, t: number) => number) =>
       Array.from({ length: B * T }, (_, i) => f(Math.floor(i / T), i % T));

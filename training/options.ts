@@ -26,6 +26,7 @@ export interface TrainOptions {
   projDir?: string;
   /** Training text. Default: the bundled one. */
   dataFile?: string;
+  /** How the text is read; "auto" goes by the extension. */
   dataType?: "auto" | "utf-8" | "jsonl";
   /** World vocabulary file. Default: beside the model. */
   vocab?: string;
@@ -47,13 +48,21 @@ export interface TrainOptions {
   keep?: number;
   /** Stop after this many steps, whatever the epochs say; the schedule does not change with it. */
   maxSteps?: number;
+  /** Learning rate at the start, after the warm-up. */
   lrInit?: number;
+  /** Learning rate at the end. */
   lrFinal?: number;
+  /** The way from the first to the last learning rate. */
   lrSchedule?: Schedule;
+  /** Steps over which the learning rate rises. */
   warmupSteps?: number;
+  /** AdamW's decay of the first moment. */
   beta1?: number;
+  /** AdamW's decay of the second moment. */
   beta2?: number;
+  /** AdamW's epsilon. */
   adamEps?: number;
+  /** Decoupled weight decay, on matrices. */
   weightDecay?: number;
   /** Global gradient norm to clip at. */
   gradientClipVal?: number;
@@ -65,6 +74,7 @@ export interface TrainOptions {
   gradCp?: boolean;
   /** A registered method's name, or "none" to train every weight. */
   peft?: string;
+  /** Bone's settings. */
   boneConfig?: BoneConfig;
   /** Settings of a method registered from outside. */
   peftConfig?: Readonly<Record<string, unknown>>;
@@ -76,6 +86,7 @@ export interface TrainOptions {
   heldOut?: number;
   /** What samples before and after begin with; "" for none. */
   samplePrompt?: string;
+  /** What runs it. */
   engine?: EngineChoice;
   /** Replace an existing run folder. */
   force?: boolean;
@@ -92,6 +103,7 @@ export type TrainSettings =
 
 /** Options that do not fit each other: one sentence. */
 export class OptionError extends Error {
+  /** The class of the error. */
   override readonly name = "OptionError";
 }
 

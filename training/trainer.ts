@@ -44,15 +44,19 @@ import { Trainables } from "./trainables.ts";
 export interface StepReport {
   /** From 1. */
   readonly step: number;
+  /** Steps of the whole run. */
   readonly steps: number;
   /** Mean cross-entropy over the step's counted targets, in nats. */
   readonly loss: number;
+  /** Of the step. */
   readonly learningRate: number;
   /** Before clipping. */
   readonly gradientNorm: number;
   /** Targets of the step. */
   readonly tokens: number;
+  /** Targets a second, in this step. */
   readonly tokensPerSecond: number;
+  /** Estimate of what is left. */
   readonly secondsLeft: number;
 }
 
@@ -68,9 +72,11 @@ export interface TrainListeners {
 
 /** What a run came to. */
 export interface TrainResult {
+  /** The run folder. */
   readonly projDir: string;
   /** The adapter, or the model where every weight trained. */
   readonly output: string;
+  /** Steps that it has taken. */
   readonly steps: number;
   /** Mean loss of the last step. */
   readonly loss: number;
