@@ -1,0 +1,119 @@
+/**
+ * The memory plan, against a simulation that knows nothing of lives and slots but what a run does with them.
+ *
+ * @module
+ */
+import assert from "node:assert/strict";
+import { Oracle } from "../kernels/engines/cpu/oracle.ts";
+import { bytesOf, Graph, type Tensor, Variable } from "../kernels/graph.ts";
+import { map } from "../kernels/ops/map/op.ts";
+import { matmul } from "../kernels/ops/matmul/op.ts";
+import { assign } from "../kernels/ops/update/op.ts";
+import { compile, type Program } from "../kernels/plan.ts";
+import { smallModel, trainingGraph } from "./small_model.ts";
+
+/** Follows a run node by node: what each slot holds, and whether each input is still there when it is read. */
+function simulate({ nodes, slots, placement }: Program): void {
+  const held: (Tensor | undefined)[] = slots.map(() => undefined);
+  nodes.forEach((node, at) => {
+    const { op, inputs, outputs } = node;
+    const read = op.reads?.(node) ?? inputs.map((_, i) => i);
+    const used = new Set<number>();
+    for (const i of read) {
+      const t = inputs[i]!;
+      if (t.variable) continue;
+      const slot = placement.get(t)!;
+      assert.equal(held[slot], t, `node ${at}, ${op.name}: input ${i} is not in slot ${slot} any more`);
+      used.add(slot);
+    }
+    for (const t of outputs) {
+      const slot = placement.get(t)!;
+      assert.ok(
+        !used.has(slot),
+        `node ${at}, ${op.name}: an output lies in slot ${slot} with another operand`,
+      );
+      assert.ok(bytesOf(t) <= slots[slot]!, `node ${at}, ${op.name}: slot ${slot} is too small`);
+      used.add(slot);
+      held[slot] = t;
+    }
+  });
+}
+
+for (const adapter of [false, true]) {
+  for (const recompute of [false, true]) {
+    const what = `${adapter ? "an adapter" : "all weights"}${recompute ? ", blocks recomputed" : ""}`;
+    Deno.test(`compile + a training step of ${what}: every value is there when it is read`, () => {
+      using model = smallModel(new Oracle());
+      const program = compile(trainingGraph(model, { adapter, recompute }));
+      assert.ok(program.nodes.length > 200);
+      simulate(program);
+      assert.equal(program.workspaceBytes, program.slots.reduce((a, b) => a + b, 0));
+      const values = program.nodes.flatMap(({ outputs }) => outputs);
+      assert.equal(program.placement.size, values.length);
+      const sum = values.reduce((sum, t) => sum + bytesOf(t), 0);
+      assert.ok(
+        program.workspaceBytes < sum / 2,
+        `${program.workspaceBytes} of ${sum}: memory is hardly shared`,
+      );
+    });
+  }
+}
+
+Deno.test("compile + a chain of ten values: two slots", () => {
+  const graph = new Graph(), x = new Variable("x", [8, 8]);
+  let t = graph.use(x);
+  for (let i = 0; i < 10; i++) t = map(graph, [t], (x) => x.exp());
+  assign(graph, x, t);
+  const program = compile(graph);
+  simulate(program);
+  assert.deepEqual(program.slots, [256, 256]);
+});
+
+Deno.test("compile + a value that is read once more at the end: kept until then", () => {
+  const graph = new Graph(), x = new Variable("x", [4]);
+  const first = map(graph, [graph.use(x)], (x) => x.exp());
+  let t = first;
+  for (let i = 0; i < 3; i++) t = map(graph, [t], (x) => x.tanh());
+  assign(graph, x, map(graph, [first, t], (x, y) => x.add(y)));
+  simulate(compile(graph));
+});
+
+Deno.test("compile + nodes that lead to no variable: left out with their variables", () => {
+  const graph = new Graph();
+  const [x, unused, out] = ["x", "unused", "out"].map((name) => new Variable(name, [4, 4])) as [
+    Variable,
+    Variable,
+    Variable,
+  ];
+  const y = map(graph, [graph.use(x)], (x) => x.exp());
+  matmul(graph, y, graph.use(unused));
+  assign(graph, out, y);
+  const program = compile(graph);
+  assert.deepEqual(program.nodes.map(({ op }) => op.name), ["map", "update"]);
+  assert.deepEqual([...program.variables], [x, out]);
+  assert.equal(program.placement.size, 1);
+});
+
+Deno.test("compile + an input that serves a gradient only: its node is left out", () => {
+  using model = smallModel(new Oracle());
+  // The loss alone: nothing asks for the gradients that linearCrossEntropy computes beside it.
+  const graph = trainingGraph(model, { T: 4 });
+  const loss = graph.nodes.filter(({ op, inputs }) =>
+    op.name === "update" && inputs[0]!.variable!.name === "loss"
+  );
+  const forward = graph.nodes.slice(0, 1 + graph.nodes.findIndex(({ op }) => op.name === "precomputed"));
+  const program = compile({ nodes: [...forward, ...loss] });
+  const last = program.nodes.slice(-5).map(({ op }) => op.name);
+  assert.deepEqual(last, ["matmul", "crossEntropy", "reduceGroups", "precomputed", "update"]);
+});
+
+Deno.test("Variable.pack + parts of odd sizes: aligned, apart, and within the whole", () => {
+  const { whole, parts } = Variable.pack(
+    "pack",
+    [1, 64, 65, 3].map((n, i) => ({ name: `${i}`, shape: [n] })),
+  );
+  const offsets = parts.map(({ within }) => within!.byteOffset);
+  assert.deepEqual(offsets, [0, 256, 512, 1024]);
+  assert.ok(parts.every(({ within }) => within!.pack === whole));
+  assert.deepEqual(whole.shape, [1280 / 4]);
+});
