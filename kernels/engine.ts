@@ -7,7 +7,7 @@ import type { Variable } from "./graph.ts";
 import type { Program } from "./plan.ts";
 
 /** A program made ready on an engine. */
-export interface Executable {
+export interface Executable extends Disposable {
   /** Runs the program once. On a device it only submits: reading a variable waits for it. Creates nothing. */
   run(): void;
   /** Releases the memory that the program's values lie in. */

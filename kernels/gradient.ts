@@ -4,7 +4,7 @@
  * @module
  */
 import { type Graph, type Node, Tensor } from "./graph.ts";
-import { constant, map } from "./ops/map/op.ts";
+import { constant, map, repeat } from "./ops/map/op.ts";
 
 /** Most inputs that one sum reads, so that it stays within eight storage bindings. */
 const SUM_ARITY = 7;
@@ -66,9 +66,13 @@ export function backward(graph: Graph, loss: Tensor, wanted: readonly Tensor[]):
     });
     gradients.forEach((gradient, i) => {
       if (!gradient || !needed[i]) return;
-      const terms = contributions.get(inputs[i]!);
-      if (terms) terms.push(gradient);
-      else contributions.set(inputs[i]!, [gradient]);
+      const input = inputs[i]!;
+      // Ops see rows and widths only, so a gradient may come back with the leading dimensions flattened.
+      const same = gradient.shape.join() === input.shape.join();
+      const fitted = same ? gradient : repeat(graph, gradient, input.shape);
+      const terms = contributions.get(input);
+      if (terms) terms.push(fitted);
+      else contributions.set(input, [fitted]);
     });
   }
   return wanted.map(gradientOf);

@@ -113,6 +113,13 @@ export function shapeError(op: string, inputs: readonly TensorType[], wanted: st
   return new RangeError(`Cannot apply ${op} to ${shapes}: ${wanted}`);
 }
 
+/** @throws RangeError if an input, but for the `except`ed ones, is not f32 */
+export function requireF32(op: string, inputs: readonly TensorType[], except: readonly number[] = []): void {
+  if (inputs.some(({ dtype }, i) => dtype !== "f32" && !except.includes(i))) {
+    throw shapeError(op, inputs, "f32 is needed");
+  }
+}
+
 /** WGSL that declares storage binding `binding` as `name` and a function `<name>_at(i)` that reads one element as f32. */
 export function wgslReader(name: string, binding: number, dtype: StorageType): string {
   const packed = dtype === "f16" || dtype === "bf16";

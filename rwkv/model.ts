@@ -43,20 +43,22 @@ export class Model {
     options: { elsewhere?: (name: string) => boolean; onTensor?: (done: number, all: number) => void } = {},
   ): Model {
     const file = openTensorFile(path);
+    let model: Model | undefined;
     try {
-      const model = new Model(readModelConfig(file), file, engine);
+      model = new Model(readModelConfig(file), file, engine);
       const names = [...weightShapes(model.config).keys()];
       const hash = createHash("sha256");
       names.forEach((name, i) => {
         const info = file.tensors.get(name)!, bytes = file.readBytes(name);
         addToHash(hash, info, bytes);
-        if (!options.elsewhere?.(name)) model.#loadWeight(info, bytes);
+        if (!options.elsewhere?.(name)) model!.#loadWeight(info, bytes);
         options.onTensor?.(i + 1, names.length);
       });
       model.#fingerprint = hash.digest("hex");
       return model;
     } catch (error) {
-      file.close();
+      if (model) model.dispose();
+      else file.close();
       throw error;
     }
   }

@@ -84,12 +84,11 @@ export async function computeGradients(
       return [name, output] as const;
     });
 
-    const executable = await engine.load(compile(graph));
+    using executable = await engine.load(compile(graph));
     executable.run();
     const result = new Map<string, Float32Array>();
     for (const [name, output] of outputs) result.set(name, await engine.read(output));
     const [value] = await engine.read(lossOut);
-    executable.dispose();
     return { loss: value!, gradients: result };
   } finally {
     variables.forEach((variable) => engine.free(variable));

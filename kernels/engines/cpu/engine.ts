@@ -110,7 +110,8 @@ export class CpuEngine implements Engine {
         if (shared) this.#pool.join();
       }
     };
-    return { run, dispose: () => (this.#pool.drop(id), dispose()) };
+    const drop = () => (this.#pool.drop(id), dispose());
+    return { run, dispose: drop, [Symbol.dispose]: drop };
   }
 
   /** Scratch of every worker, never smaller than what an earlier program was given. */

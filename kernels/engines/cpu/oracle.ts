@@ -77,7 +77,8 @@ export class Oracle implements Engine {
         op.cpu({ attributes, inputs, outputs, memory, start: 0, end: op.units(node) });
       }
     };
-    return Promise.resolve({ run, dispose: () => values.clear() });
+    const dispose = () => values.clear();
+    return Promise.resolve({ run, dispose, [Symbol.dispose]: dispose });
   }
 
   settle(): Promise<void> {

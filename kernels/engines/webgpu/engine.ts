@@ -145,8 +145,23 @@ export class WebGpuEngine implements Engine {
   }
 
   async load(program: Program): Promise<Executable> {
+    const buffers: GPUBuffer[] = [];
+    const dispose = () => buffers.forEach((buffer) => this.#release(buffer));
+    try {
+      const dispatches = this.#prepare(program, buffers);
+      await this.#device.check();
+      return { run: () => this.#run(dispatches), dispose, [Symbol.dispose]: dispose };
+    } catch (error) {
+      dispose();
+      throw error;
+    }
+  }
+
+  /** Makes what a program needs; every buffer is also put into `buffers`, so that they can be released whatever happens. */
+  #prepare(program: Program, buffers: GPUBuffer[]): Dispatch[] {
     const { gpu, limits } = this.#device;
-    const slots = program.slots.map((bytes, i) => this.#buffer(bytes, `slot ${i}`));
+    program.slots.forEach((bytes, i) => buffers.push(this.#buffer(bytes, `slot ${i}`)));
+    const slots = buffers.slice();
     const place = (t: Tensor, { byteOffset = 0, byteLength = bytesOf(t) }: Binding): GPUBufferBinding => {
       if (byteLength > limits.bindingBytes) {
         throw new EngineError(
@@ -168,7 +183,8 @@ export class WebGpuEngine implements Engine {
       }))
     );
     const uniforms = this.#uniforms(passes.map(({ pass }) => pass.uniforms));
-    const dispatches: Dispatch[] = passes.map(({ op, pass, operands }, index) => {
+    buffers.push(uniforms.buffer);
+    return passes.map(({ op, pass, operands }, index) => {
       const pipeline = this.#pipeline(op, pass.wgsl);
       const size = Math.max(16, Math.ceil(pass.uniforms.length / 4) * 16);
       const entries = [
@@ -184,14 +200,6 @@ export class WebGpuEngine implements Engine {
       );
       return { pipeline, bindGroup, workgroups: pass.workgroups };
     });
-    const dispose = () => [...slots, uniforms.buffer].forEach((buffer) => this.#release(buffer));
-    try {
-      await this.#device.check();
-    } catch (error) {
-      dispose();
-      throw error;
-    }
-    return { run: () => this.#run(dispatches), dispose };
   }
 
   /** All uniform blocks in one buffer. */

@@ -11,7 +11,7 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { float, grid, type Op, shapeError } from "../../op.ts";
+import { float, grid, type Op, requireF32, shapeError } from "../../op.ts";
 import { matmul } from "../matmul/op.ts";
 import { precomputed } from "../precomputed/op.ts";
 import { reduceGroups } from "../reduce/op.ts";
@@ -26,6 +26,7 @@ interface CrossEntropyAttributes {
 const crossEntropyOp: Op<CrossEntropyAttributes> = {
   name: "crossEntropy",
   outputs(inputs) {
+    requireF32("crossEntropy", inputs, [1]);
     const [logits, targets, weights] = inputs;
     if (targets!.size !== logits!.rows || weights!.size !== logits!.rows || targets!.dtype !== "i32") {
       throw shapeError("crossEntropy", inputs, `${logits!.rows} i32 targets and weights are needed`);

@@ -5,7 +5,7 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { grid, type Op } from "../../op.ts";
+import { grid, type Op, requireF32 } from "../../op.ts";
 import foldShader from "./fold.wgsl" with { type: "text" };
 import tileShader from "./tile.wgsl" with { type: "text" };
 
@@ -22,7 +22,10 @@ function widthOp(
 ): Op<WidthAttributes> {
   return {
     name,
-    outputs: ([x], { width }) => [{ shape: [x!.rows, width], dtype: "f32" }],
+    outputs(inputs, { width }) {
+      requireF32(name, inputs);
+      return [{ shape: [inputs[0]!.rows, width], dtype: "f32" }];
+    },
     gradient: ({ graph, inputs: [x], dOutputs: [d] }) => [inverse(graph, d!, x!.width)],
     units: ({ outputs }) => outputs[0]!.rows,
     cpu({ attributes: { width }, inputs, memory: [x, out], start, end }) {

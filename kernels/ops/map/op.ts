@@ -8,7 +8,7 @@
  * @module
  */
 import { type Graph, sizeOf, type Tensor } from "../../graph.ts";
-import { type CpuCall, grid, type Op, type Pass, shapeError, wgslReader } from "../../op.ts";
+import { type CpuCall, grid, type Op, type Pass, shapeError, wgslReader, widened } from "../../op.ts";
 import { reduceGroups, reduceRows } from "../reduce/op.ts";
 import { emit, Expression, JAVASCRIPT, straightLine, WGSL } from "./expression.ts";
 
@@ -76,6 +76,9 @@ export const mapOp: Op<MapAttributes> = {
   name: "map",
   outputs(inputs, { shape, results }) {
     const misfit = inputs.find((t) => !broadcast(t.shape, shape));
+    if (inputs.some(({ dtype }) => dtype === "i32")) {
+      throw shapeError("map", inputs, "integers have no place in it");
+    }
     if (misfit) throw shapeError("map", inputs, `[${misfit.shape}] does not broadcast to [${shape}]`);
     return results.map(() => ({ shape, dtype: "f32" }));
   },
@@ -100,7 +103,8 @@ export const mapOp: Op<MapAttributes> = {
   reads: ({ attributes }) => inputsOf(attributes),
   units: ({ outputs }) => outputs[0]!.size,
   cpu(call) {
-    loop(call)(...call.memory, call.start, call.end);
+    const memory = call.memory.map((m, k) => k < call.inputs.length ? widened(m, call.inputs[k]!.dtype) : m);
+    loop(call)(...memory, call.start, call.end);
   },
   webgpu({ attributes, inputs, outputs }, limits): Pass[] {
     const used = inputsOf(attributes);

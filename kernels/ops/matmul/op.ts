@@ -76,6 +76,7 @@ const matmulOp: Op<MatmulAttributes> = {
       throw shapeError("matmul", inputs, `the addend must be [${M}, ${N}]`);
     }
     if (a!.dtype !== "f32") throw shapeError("matmul", inputs, "the first operand must be f32");
+    if (b!.dtype === "i32") throw shapeError("matmul", inputs, "integers cannot be multiplied");
     return [{ shape: [M, N], dtype: "f32" }];
   },
   gradient({ graph, attributes: { transposeA, transposeB }, inputs: [a, b], dOutputs: [d], wanted }) {

@@ -8,7 +8,7 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { float, grid, type Op, shapeError } from "../../op.ts";
+import { float, grid, type Op, requireF32, shapeError } from "../../op.ts";
 import { map } from "../map/op.ts";
 import { reduceRows } from "../reduce/op.ts";
 import forwardShader from "./norm.wgsl" with { type: "text" };
@@ -22,6 +22,7 @@ interface NormAttributes {
 const normOp: Op<NormAttributes> = {
   name: "norm",
   outputs(inputs, { groups }) {
+    requireF32("norm", inputs);
     const [x, weight, bias] = inputs;
     if (weight!.size !== x!.width || bias!.size !== x!.width) {
       throw shapeError("norm", inputs, `weight and bias must have ${x!.width} elements`);

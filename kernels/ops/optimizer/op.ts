@@ -13,7 +13,7 @@
  * @module
  */
 import type { Graph, Tensor, Variable } from "../../graph.ts";
-import { type DeviceLimits, grid, type Op, shapeError } from "../../op.ts";
+import { type DeviceLimits, grid, type Op, requireF32, shapeError } from "../../op.ts";
 import { rowRanges } from "../matmul/op.ts";
 import adamShader from "./adamw.wgsl" with { type: "text" };
 import squaresShader from "./sum_of_squares.wgsl" with { type: "text" };
@@ -23,7 +23,10 @@ const PART = 4096;
 
 const sumOfSquaresOp: Op<Record<never, never>> = {
   name: "sumOfSquares",
-  outputs: ([x]) => [{ shape: [1], dtype: "f32" }, { shape: [Math.ceil(x!.size / PART)], dtype: "f32" }],
+  outputs(inputs) {
+    requireF32("sumOfSquares", inputs);
+    return [{ shape: [1], dtype: "f32" }, { shape: [Math.ceil(inputs[0]!.size / PART)], dtype: "f32" }];
+  },
   units: () => 1,
   cpu({ inputs, memory: [x, out] }) {
     let total = 0;

@@ -7,7 +7,7 @@
  * @module
  */
 import { type Graph, sizeOf, type Tensor } from "../../graph.ts";
-import { grid, type Op, shapeError } from "../../op.ts";
+import { grid, type Op, requireF32, shapeError } from "../../op.ts";
 import rowsShader from "./reduce_rows.wgsl" with { type: "text" };
 import groupsShader from "./reduce_groups.wgsl" with { type: "text" };
 import { repeat } from "../map/op.ts";
@@ -22,12 +22,16 @@ const ROWS_A_PART = 64;
 const reduceRowsOp: Op<ReduceAttributes> = {
   name: "reduceRows",
   outputs(inputs, { shape }) {
+    requireF32("reduceRows", inputs);
     const width = sizeOf(shape), rows = inputs[0]!.size / width;
-    if (!Number.isInteger(rows)) throw shapeError("reduceRows", inputs, `rows of ${width}`);
+    if (shape.length !== 1 || !Number.isInteger(rows)) {
+      throw shapeError("reduceRows", inputs, `rows of ${width}`);
+    }
     return [{ shape, dtype: "f32" }, { shape: [Math.ceil(rows / ROWS_A_PART), width], dtype: "f32" }];
   },
   gradient({ graph, inputs, dOutputs }) {
-    return [repeat(graph, dOutputs[0]!, inputs[0]!.shape)];
+    const width = dOutputs[0]!.size;
+    return [repeat(graph, dOutputs[0]!, [inputs[0]!.size / width, width])];
   },
   units: ({ outputs }) => outputs[0]!.size,
   cpu({ inputs, outputs, memory: [x, out], start, end }) {
@@ -53,13 +57,16 @@ const reduceRowsOp: Op<ReduceAttributes> = {
 const reduceGroupsOp: Op<ReduceAttributes> = {
   name: "reduceGroups",
   outputs(inputs, { shape }) {
-    if (inputs[0]!.size % sizeOf(shape)) {
-      throw shapeError("reduceGroups", inputs, `equal groups for [${shape}]`);
+    requireF32("reduceGroups", inputs);
+    // A vector would be taken for one number a column when its gradient is repeated, so groups come as rows of groups.
+    if (inputs[0]!.size % sizeOf(shape) || (shape.length < 2 && sizeOf(shape) > 1)) {
+      throw shapeError("reduceGroups", inputs, `equal groups for [rows, groups], not [${shape}]`);
     }
     return [{ shape, dtype: "f32" }];
   },
   gradient({ graph, inputs, dOutputs }) {
-    return [repeat(graph, dOutputs[0]!, inputs[0]!.shape)];
+    const d = dOutputs[0]!;
+    return [repeat(graph, d, d.size === 1 ? inputs[0]!.shape : [d.rows, inputs[0]!.size / d.rows])];
   },
   units: ({ outputs }) => outputs[0]!.size,
   cpu({ inputs, outputs, memory: [x, out], start, end }) {
@@ -81,12 +88,12 @@ const reduceGroupsOp: Op<ReduceAttributes> = {
   },
 };
 
-/** Sum over rows: x of any shape with a multiple of the size of `shape` → `shape`. */
+/** Sum over rows: x of any shape with a multiple of the size of the vector `shape` → `shape`. */
 export function reduceRows(graph: Graph, x: Tensor, shape: readonly number[]): Tensor {
   return graph.add(reduceRowsOp, [x], { shape })[0]!;
 }
 
-/** Sum over neighbours: x → `shape`, each entry the sum of x.size / size neighbours. */
+/** Sum over neighbours: x → `shape`, [rows, groups] or [1], each entry the sum of x.size / size neighbours. */
 export function reduceGroups(graph: Graph, x: Tensor, shape: readonly number[]): Tensor {
   return graph.add(reduceGroupsOp, [x], { shape })[0]!;
 }

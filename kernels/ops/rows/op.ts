@@ -11,11 +11,14 @@ import copyShader from "./copy.wgsl" with { type: "text" };
 const sliceRowsOp: Op<{ readonly first: number; readonly count: number }> = {
   name: "sliceRows",
   outputs(inputs, { first, count }) {
-    const { rows, width } = inputs[0]!;
+    const { rows, width, dtype } = inputs[0]!;
+    if (dtype === "f16" || dtype === "bf16") {
+      throw shapeError("sliceRows", inputs, "rows of 16 bits cannot be cut");
+    }
     if (first < 0 || first + count > rows) {
       throw shapeError("sliceRows", inputs, `rows ${first}+${count} of ${rows}`);
     }
-    return [{ shape: [count, width], dtype: inputs[0]!.dtype }];
+    return [{ shape: [count, width], dtype }];
   },
   gradient({ graph, attributes: { first, count }, inputs: [x], dOutputs: [d] }) {
     const { rows, width } = x!;
@@ -43,6 +46,9 @@ const concatRowsOp: Op<Record<never, never>> = {
   outputs(inputs) {
     const { width, dtype } = inputs[0]!;
     if (inputs.some((t) => t.width !== width)) throw shapeError("concatRows", inputs, "widths must be equal");
+    if (inputs.some((t) => t.dtype !== dtype) || dtype === "f16" || dtype === "bf16") {
+      throw shapeError("concatRows", inputs, "one storage of 32 bits is needed");
+    }
     return [{ shape: [inputs.reduce((rows, t) => rows + t.rows, 0), width], dtype }];
   },
   gradient({ graph, inputs, dOutputs: [d], wanted }) {

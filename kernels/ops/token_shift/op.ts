@@ -7,7 +7,7 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { grid, type Op, shapeError } from "../../op.ts";
+import { grid, type Op, requireF32, shapeError } from "../../op.ts";
 import { map } from "../map/op.ts";
 import { reduceRows } from "../reduce/op.ts";
 
@@ -26,6 +26,7 @@ const range = (n: number) => Array.from({ length: n }, (_, i) => i);
 const tokenShiftOp: Op<ShiftAttributes> = {
   name: "tokenShift",
   outputs(inputs, { T, mixes }) {
+    requireF32("tokenShift", inputs);
     const x = inputs[0]!, C = x.width, carried = inputs[mixes + 1];
     if (x.rows % T) throw shapeError("tokenShift", inputs, `rows must be a multiple of T = ${T}`);
     if (inputs.slice(1, mixes + 1).some((mix) => mix.size !== C)) {

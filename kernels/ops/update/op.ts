@@ -4,7 +4,9 @@
  * @module
  */
 import type { Graph, Tensor, Variable } from "../../graph.ts";
-import { grid, type Op, shapeError } from "../../op.ts";
+import { grid, type Op, requireF32, shapeError } from "../../op.ts";
+import { home } from "../../engine.ts";
+import { repeat } from "../map/op.ts";
 import { rowRanges } from "../matmul/op.ts";
 import shader from "./update.wgsl" with { type: "text" };
 
@@ -14,9 +16,8 @@ const updateOp: Op<{ readonly add: boolean }> = {
   mutates: [0],
   outputs(inputs) {
     const [variable, value] = inputs;
-    if (!variable!.variable || variable!.dtype !== "f32") {
-      throw shapeError("update", inputs, "an f32 variable first");
-    }
+    requireF32("update", inputs);
+    if (!variable!.variable) throw shapeError("update", inputs, "a variable comes first");
     if (variable!.size !== value!.size) throw shapeError("update", inputs, "sizes must be equal");
     return [];
   },
@@ -35,12 +36,18 @@ const updateOp: Op<{ readonly add: boolean }> = {
   },
 };
 
+/** WebGPU forbids reading and writing one buffer in one dispatch, so a value out of the variable's own memory is copied first. */
+function apart(graph: Graph, variable: Variable, value: Tensor): Tensor {
+  const same = value.variable && home(value.variable).owner === home(variable).owner;
+  return same ? repeat(graph, value, value.shape) : value;
+}
+
 /** Sets a variable to a value of its size. */
 export function assign(graph: Graph, variable: Variable, value: Tensor): void {
-  graph.add(updateOp, [graph.use(variable), value], { add: false });
+  graph.add(updateOp, [graph.use(variable), apart(graph, variable, value)], { add: false });
 }
 
 /** Adds a value of its size to a variable. */
 export function accumulate(graph: Graph, variable: Variable, value: Tensor): void {
-  graph.add(updateOp, [graph.use(variable), value], { add: true });
+  graph.add(updateOp, [graph.use(variable), apart(graph, variable, value)], { add: true });
 }

@@ -15,7 +15,7 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { type NumberArray, type Op, shapeError } from "../../op.ts";
+import { type NumberArray, type Op, requireF32, shapeError } from "../../op.ts";
 import { constant } from "../map/op.ts";
 import { concatRows } from "../rows/op.ts";
 import { wkv7Backward, wkv7Forward } from "./cpu.ts";
@@ -45,6 +45,7 @@ export function wkv7Sizes(streams: Tensor, { T, N }: Wkv7Attributes): {
 const wkv7Op: Op<Wkv7Attributes> = {
   name: "wkv7",
   outputs(inputs, attributes) {
+    requireF32("wkv7", inputs);
     const { B, H, C, chunks } = wkv7Sizes(inputs[0]!, attributes);
     const { T, N } = attributes;
     if (!Number.isInteger(B) || !Number.isInteger(H)) {
