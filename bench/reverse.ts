@@ -55,7 +55,9 @@ try {
   }, {
     onStep: ({ step, steps, loss, tokensPerSecond }) => {
       if (step % 100 === 0) {
-        console.error(`step ${step} of ${steps}  loss ${loss.toFixed(4)}  ${Math.round(tokensPerSecond)} tokens/s`);
+        console.error(
+          `step ${step} of ${steps}  loss ${loss.toFixed(4)}  ${Math.round(tokensPerSecond)} tokens/s`,
+        );
       }
     },
     onMessage: (message) => console.error(message),

@@ -137,7 +137,7 @@ export class Programs {
         this.#engine.write(this.#sum, new Float32Array(1));
         return value!;
       },
-      dispose: () => {
+      [Symbol.dispose]: () => {
         [gradients, update, loss].forEach((executable) => executable.dispose());
         this.#variables.forEach((variable) => this.#engine.free(variable));
       },
@@ -146,7 +146,7 @@ export class Programs {
 }
 
 /** Programs that are ready to run. */
-export interface LoadedPrograms {
+export interface LoadedPrograms extends Disposable {
   /** Adds the gradients of a micro-batch, as part of a step of `total` counted targets. */
   accumulate(batch: Batch, total: number): void;
   /** Applies the gradients. @returns mean loss and global gradient norm of the step, when they are known */
@@ -155,5 +155,4 @@ export interface LoadedPrograms {
   ): Promise<{ loss: number; norm: number }>;
   /** Mean loss over the counted targets of all batches, without training. */
   measure(batches: readonly Batch[]): Promise<number>;
-  dispose(): void;
 }

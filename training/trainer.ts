@@ -239,7 +239,7 @@ class Run {
     const { settings, engine } = this;
     const { onMessage } = listeners;
     this.#explain(onMessage);
-    const programs = await this.#programs.load();
+    using programs = await this.#programs.load();
     let first = 0;
     if (resuming) {
       const [newest] = listCheckpoints(projDir);
@@ -291,7 +291,6 @@ class Run {
     const after = { loss: await measure(), sample: await this.#sample() };
     metrics.write({ step: last, heldOutLoss: after.loss, sample: after.sample });
     const output = await this.#saveResult(projDir);
-    programs.dispose();
     this.#trainables.dispose();
     this.model.dispose();
     return {

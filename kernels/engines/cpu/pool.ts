@@ -27,7 +27,7 @@ export type WorkerMessage =
 
 /** The workers beside the caller. */
 export class Pool {
-  readonly #workers: Worker[];
+  #workers: Worker[];
   readonly #control = new Int32Array(new SharedArrayBuffer(Object.keys(CONTROL).length * 4));
   #following = false;
   #tapes = 0;
@@ -118,5 +118,6 @@ export class Pool {
   dispose(): void {
     this.#interrupt();
     this.#workers.forEach((worker) => worker.terminate());
+    this.#workers = [];
   }
 }
