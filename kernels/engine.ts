@@ -22,6 +22,8 @@ export interface Engine {
   readonly description: string;
   /** Bytes that the engine holds now: variables and the values of loaded programs. */
   readonly allocatedBytes: number;
+  /** Bytes that it can hold, where that is known. */
+  readonly limitBytes: number | undefined;
   /** Gives a variable memory, with this content or zeros. Parts of a pack get it with the pack. */
   allocate(variable: Variable, content?: ArrayBufferView): void;
   /** Overwrites a variable from its first element on. 16-bit variables take their raw bytes. */

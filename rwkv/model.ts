@@ -7,7 +7,7 @@ import { createHash, type Hash } from "node:crypto";
 import { type DType, toFloat32 } from "../formats/dtype.ts";
 import { openTensorFile, type TensorFile, type TensorInfo } from "../formats/tensor_file.ts";
 import type { Engine } from "../kernels/engine.ts";
-import { type Graph, type StorageType, type Tensor, Variable } from "../kernels/graph.ts";
+import { bytesOf, type Graph, type StorageType, type Tensor, Variable } from "../kernels/graph.ts";
 import { matmul } from "../kernels/ops/matmul/op.ts";
 import { isMatrix, type ModelConfig, ModelError, readConfig, weightShapes } from "./config.ts";
 import { type ModelState, Session } from "./session.ts";
@@ -47,6 +47,7 @@ export class Model {
     try {
       model = new Model(readModelConfig(file), file, engine);
       const names = [...weightShapes(model.config).keys()];
+      requireRoom(file, names.filter((name) => !options.elsewhere?.(name)), engine);
       const hash = createHash("sha256");
       names.forEach((name, i) => {
         const info = file.tensors.get(name)!, bytes = file.readBytes(name);
@@ -64,11 +65,7 @@ export class Model {
   }
 
   #loadWeight({ name, dtype, shape }: TensorInfo, bytes: Uint8Array<ArrayBuffer>): void {
-    const storage: StorageType = isMatrix(name) && dtype === "BF16"
-      ? "bf16"
-      : isMatrix(name) && dtype === "F16"
-      ? "f16"
-      : "f32";
+    const storage = storageOf({ name, dtype, shape });
     const variable = new Variable(name, graphShape(name, shape), storage);
     const content = storage === "f32" ? toFloat32(bytes, dtype) : bytes;
     this.engine.allocate(variable, content);
@@ -151,6 +148,30 @@ export class Model {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** @throws ModelError if the weights named cannot all lie on the engine */
+function requireRoom(file: TensorFile, names: readonly string[], engine: Engine): void {
+  const needed = names.reduce((sum, name) => {
+    const info = file.tensors.get(name)!;
+    return sum + bytesOf({ shape: info.shape, dtype: storageOf(info) });
+  }, 0);
+  const room = (engine.limitBytes ?? Infinity) - engine.allocatedBytes;
+  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`;
+  if (needed > room) {
+    throw new ModelError(
+      `Cannot use ${file.path} on the ${engine.name} engine: its weights take ${gigabytes(needed)} and ${
+        gigabytes(room)
+      } ` +
+        `are left; use a GPU or a smaller model`,
+    );
+  }
+}
+
+/** Storage of a weight on an engine. */
+function storageOf({ name, dtype }: TensorInfo): StorageType {
+  if (!isMatrix(name)) return "f32";
+  return dtype === "BF16" ? "bf16" : dtype === "F16" ? "f16" : "f32";
 }
 
 /** The shape that graphs use: vectors are `[size]` whatever ones and heads the file's shape has. */

@@ -146,7 +146,6 @@ const DEFAULTS = {
 const EXAMPLE_DEFAULTS = {
   ctxLen: 256,
   microBsz: 8,
-  epochCount: 2,
   lrInit: 2e-3,
   lrFinal: 2e-4,
   warmupSteps: 10,

@@ -4,8 +4,8 @@
  * @module
  */
 import { type Adapter, wireAdapter } from "../adapters/adapter.ts";
-import type { Engine, Executable } from "../kernels/engine.ts";
-import { Graph, Variable } from "../kernels/graph.ts";
+import type { Engine } from "../kernels/engine.ts";
+import { bytesOf, Graph, Variable } from "../kernels/graph.ts";
 import { backward } from "../kernels/gradient.ts";
 import { linearCrossEntropy } from "../kernels/ops/cross_entropy/op.ts";
 import { constant, map } from "../kernels/ops/map/op.ts";
@@ -97,6 +97,12 @@ export class Programs {
     return graph;
   }
 
+  /** Bytes that a step needs beyond the model's and the trainables' variables. */
+  get bytes(): number {
+    const own = this.#variables.reduce((sum, variable) => sum + bytesOf(variable), 0);
+    return own + this.gradients.workspaceBytes + this.update.workspaceBytes;
+  }
+
   /** The variables that are not the trainables'. */
   get #variables(): Variable[] {
     return [this.#inputs, this.#targets, this.#weights, this.#settings, this.#sum, this.#report.whole];
@@ -105,11 +111,8 @@ export class Programs {
   /** Makes the programs ready. */
   async load(): Promise<LoadedPrograms> {
     this.#variables.forEach((variable) => this.#engine.allocate(variable));
-    const [gradients, update, loss] = [
-      await this.#engine.load(this.gradients),
-      await this.#engine.load(this.update),
-      await this.#engine.load(this.loss),
-    ] as [Executable, Executable, Executable];
+    const gradients = await this.#engine.load(this.gradients);
+    const update = await this.#engine.load(this.update);
     const feed = (batch: Batch, total: number) => {
       this.#engine.write(this.#inputs, batch.inputs);
       this.#engine.write(this.#targets, batch.targets);
@@ -129,6 +132,8 @@ export class Programs {
       measure: async (batches) => {
         const total = batches.reduce((sum, { counted }) => sum + counted, 0);
         this.#engine.write(this.#sum, new Float32Array(1));
+        // Loaded for as long as it takes: measuring is rare, and its memory is better left to the step.
+        using loss = await this.#engine.load(this.loss);
         for (const batch of batches) {
           feed(batch, total);
           loss.run();
@@ -138,7 +143,8 @@ export class Programs {
         return value!;
       },
       [Symbol.dispose]: () => {
-        [gradients, update, loss].forEach((executable) => executable.dispose());
+        gradients.dispose();
+        update.dispose();
         this.#variables.forEach((variable) => this.#engine.free(variable));
       },
     };

@@ -22,7 +22,7 @@ import { writeFileAtomic } from "../formats/atomic.ts";
 import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
 import type { Engine } from "../kernels/engine.ts";
 import { chooseEngine } from "../kernels/engines/choose.ts";
-import { bytesOf } from "../kernels/graph.ts";
+import { bytesOf, sizeOf } from "../kernels/graph.ts";
 import { generateTokens } from "../rwkv/generate.ts";
 import { Model, readModelConfig } from "../rwkv/model.ts";
 import { Session } from "../rwkv/session.ts";
@@ -383,29 +383,35 @@ class Run {
     return { loss, last: step, stopped };
   }
 
-  /** Says what trains and what memory that takes, before any of it is allocated for the values. */
+  /** Says what trains and what memory that takes, before any of it is allocated. @throws OptionError if it cannot fit */
   #explain(onMessage: (message: string) => void): void {
-    const trainable = [...this.#trainables.parameters.values()].reduce(
-      (sum, v) => sum + v.shape.reduce((a, b) => a * b, 1),
-      0,
-    );
-    const added = this.#adapter
-      ? [...this.#adapter.tensors].filter(([name]) => !this.model.shapes.has(name)).reduce(
-        (sum, [, t]) => sum + t.data.length,
-        0,
-      )
-      : 0;
-    const all = this.model.parameters + added;
-    onMessage(trainableLine(trainable, all));
-    const { gradients } = this.#programs;
-    const weights = this.engine.allocatedBytes;
+    const { engine, model, settings } = this;
+    const count = (tensors: Iterable<{ shape: readonly number[] }>) =>
+      [...tensors].reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+    const trainable = count(this.#trainables.parameters.values());
+    const added = [...this.#adapter?.tensors ?? []].filter(([name]) => !model.shapes.has(name));
+    onMessage(trainableLine(trainable, model.parameters + count(added.map(([, tensor]) => tensor))));
+
+    const { gradients, bytes } = this.#programs;
+    const held = engine.allocatedBytes, limit = engine.limitBytes ?? Infinity;
     const largest = Math.max(...gradients.slots, ...[...gradients.variables].map(bytesOf));
     onMessage(
-      `Memory: ${megabytes(weights)} for weights, adapter and optimizer, ${
-        megabytes(gradients.workspaceBytes)
-      } ` +
-        `for the values of a step (largest single tensor ${megabytes(largest)})`,
+      `Memory: ${megabytes(held)} for weights, adapter and optimizer, ${
+        megabytes(bytes)
+      } for the values of a step ` +
+        `(largest single tensor ${megabytes(largest)})`,
     );
+    if (held + bytes > limit) {
+      const fits = Math.floor(settings.microBsz * (limit - held) / bytes);
+      const advice = fits >= 1
+        ? `use --micro_bsz ${fits}`
+        : `lower --ctx_len${settings.gradCp ? "" : " or use --grad_cp 1"}`;
+      throw new OptionError(
+        `A step needs ${megabytes(held + bytes)} and the ${engine.name} engine holds at most ${
+          megabytes(limit)
+        }: ${advice}`,
+      );
+    }
   }
 
   async #sample(): Promise<string | undefined> {

@@ -8,6 +8,8 @@ import { EngineError } from "../../engine.ts";
 const PAGE = 65536;
 /** A 32-bit memory has this many pages, 4 GiB. */
 export const MAXIMUM_PAGES = 65536;
+/** What a 32-bit memory holds. */
+export const MAXIMUM_BYTES: number = MAXIMUM_PAGES * PAGE;
 /** Cache lines, so that workers never share one across two pieces. */
 const ALIGNMENT = 64;
 
@@ -48,7 +50,7 @@ export class Allocator {
     const pages = Math.ceil(end / PAGE) - this.memory.buffer.byteLength / PAGE;
     const gigabytes = (bytes: number) => (bytes / 2 ** 30).toFixed(2);
     try {
-      if (end > MAXIMUM_PAGES * PAGE) throw new RangeError("beyond 32 bits");
+      if (end > MAXIMUM_BYTES) throw new RangeError("beyond 32 bits");
       if (pages > 0) this.memory.grow(pages);
     } catch {
       throw new EngineError(

@@ -6,7 +6,7 @@
 import { type Engine, EngineError, type Executable, home } from "../../engine.ts";
 import { bytesOf, type Tensor, type Variable } from "../../graph.ts";
 import type { Program } from "../../plan.ts";
-import { Allocator, MAXIMUM_PAGES } from "./allocator.ts";
+import { Allocator, MAXIMUM_BYTES, MAXIMUM_PAGES } from "./allocator.ts";
 import { LOWERINGS, scratchBytes } from "./lowering.ts";
 import { Pool } from "./pool.ts";
 import { linkTape, MapCompiler, writeTape } from "./tape.ts";
@@ -35,6 +35,8 @@ export class CpuEngine implements Engine {
       workers === 1 ? "thread" : "threads"
     }, WebAssembly ${simd}`;
   }
+
+  readonly limitBytes = MAXIMUM_BYTES;
 
   get allocatedBytes(): number {
     return this.#allocator.usedBytes;

@@ -20,6 +20,8 @@ export class Oracle implements Engine {
     this.description = `plain TypeScript, float${precision}`;
   }
 
+  readonly limitBytes = undefined;
+
   get allocatedBytes(): number {
     return this.#allocatedBytes;
   }

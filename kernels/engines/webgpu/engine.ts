@@ -41,6 +41,9 @@ export class WebGpuEngine implements Engine {
     return new WebGpuEngine(await Device.request(report));
   }
 
+  /** WebGPU does not tell how much memory a device has. */
+  readonly limitBytes = undefined;
+
   get allocatedBytes(): number {
     return this.#allocatedBytes;
   }
