@@ -19,6 +19,7 @@ import { type NumberArray, type Op, requireF32, shapeError } from "../../op.ts";
 import { constant } from "../map/op.ts";
 import { concatRows } from "../rows/op.ts";
 import { wkv7Backward, wkv7Forward } from "./cpu.ts";
+import { lanes } from "./lanes.ts";
 import forwardShader from "./wkv7.wgsl" with { type: "text" };
 import backwardShader from "./wkv7_gradient.wgsl" with { type: "text" };
 
@@ -91,7 +92,7 @@ const wkv7Op: Op<Wkv7Attributes> = {
     const { attributes: { T, N }, inputs } = node;
     const { C, chunks } = wkv7Sizes(inputs[0]!, node.attributes);
     return [{
-      wgsl: `const N = ${N}u;\nconst CHUNK = ${CHUNK}u;\n${forwardShader}`,
+      wgsl: specialise(forwardShader, N, { workgroup: ["r", "w", "k", "a", "b"] }),
       uniforms: [T, C, inputs[0]!.rows / 6, chunks],
       bindings: [0, 1, 2, 3, 4].map((operand) => ({ operand })),
       workgroups: [heads(inputs[0]!, node.attributes), 1, 1],
@@ -141,13 +142,21 @@ const wkv7GradientOp: Op<Wkv7Attributes> = {
     const { attributes: { T, N }, inputs } = node;
     const { C, chunks } = wkv7Sizes(inputs[0]!, node.attributes);
     return [{
-      wgsl: `const N = ${N}u;\nconst CHUNK = ${CHUNK}u;\n${backwardShader}`,
+      wgsl: specialise(backwardShader, N, {
+        workgroup: ["r", "w", "k", "v", "a", "b", "g", "sa", "dsa"],
+        read: ["states", "scratch", "d_final"],
+        write: ["scratch", "d_initial"],
+      }),
       uniforms: [T, C, inputs[0]!.rows / 6, chunks],
       bindings: [0, 1, 2, 3, 4, 5, 6].map((operand) => ({ operand })),
       workgroups: [heads(inputs[0]!, node.attributes), 1, 1],
     }];
   },
 };
+
+function specialise(shader: string, N: number, arrays: Parameters<typeof lanes>[1]): string {
+  return `const N = ${N}u;\nconst CHUNK = ${CHUNK}u;\n${lanes(N, arrays)}\n${shader}`;
+}
 
 function heads(streams: Tensor, attributes: Wkv7Attributes): number {
   const { B, H } = wkv7Sizes(streams, attributes);

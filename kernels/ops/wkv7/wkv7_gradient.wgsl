@@ -1,6 +1,7 @@
 // One workgroup a head. From the last chunk to the first: recompute the chunk's states from the kept one, each thread a
 // value row; then walk back. Thread n then holds row n of dS, for dv and dsa, and column n of it, for the gradients along
-// the key axis, so that every sum is one thread's own. Declared before this text: N, CHUNK.
+// the key axis, so that every sum is one thread's own. Four channels at a time.
+// Declared before this text: N, CHUNK, and Lanes (vec4<f32>, or f32 where N is no multiple of 4) with LANES and inner().
 struct Parameters { T: u32, C: u32, M: u32, chunks: u32 }
 @group(0) @binding(0) var<uniform> p: Parameters;
 @group(0) @binding(1) var<storage, read> streams: array<f32>;           // (6, B, T, H, N): r, w, k, v, a, b
@@ -10,25 +11,26 @@ struct Parameters { T: u32, C: u32, M: u32, chunks: u32 }
 @group(0) @binding(5) var<storage, read_write> d_streams: array<f32>;   // (6, B, T, H, N)
 @group(0) @binding(6) var<storage, read_write> d_initial: array<f32>;   // (B, H, N, N)
 @group(0) @binding(7) var<storage, read_write> scratch: array<f32>;     // (B, H, CHUNK, N, N)
-var<workgroup> r: array<f32, N>;
-var<workgroup> w: array<f32, N>;
-var<workgroup> k: array<f32, N>;
-var<workgroup> v: array<f32, N>;
-var<workgroup> a: array<f32, N>;
-var<workgroup> b: array<f32, N>;
-var<workgroup> g: array<f32, N>;
-var<workgroup> dsa: array<f32, N>;
-var<workgroup> sa: array<f32, N * CHUNK>;
+const L = N / LANES;
+var<workgroup> r: array<Lanes, L>;
+var<workgroup> w: array<Lanes, L>;
+var<workgroup> k: array<Lanes, L>;
+var<workgroup> v: array<Lanes, L>;
+var<workgroup> a: array<Lanes, L>;
+var<workgroup> b: array<Lanes, L>;
+var<workgroup> g: array<Lanes, L>;
+var<workgroup> dsa: array<Lanes, L>;
+var<workgroup> sa: array<Lanes, L * CHUNK>;
 
 fn stage(at: u32, stride: u32, n: u32) {
   workgroupBarrier();
-  r[n] = streams[at];
-  w[n] = streams[at + stride];
-  k[n] = streams[at + 2u * stride];
-  v[n] = streams[at + 3u * stride];
-  a[n] = streams[at + 4u * stride];
-  b[n] = streams[at + 5u * stride];
-  g[n] = dy[at];
+  put_r(n, streams[at]);
+  put_w(n, streams[at + stride]);
+  put_k(n, streams[at + 2u * stride]);
+  put_v(n, streams[at + 3u * stride]);
+  put_a(n, streams[at + 4u * stride]);
+  put_b(n, streams[at + 5u * stride]);
+  put_g(n, dy[at]);
   workgroupBarrier();
 }
 
@@ -40,26 +42,28 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let first_row = (head / H) * p.T;
   let column = (head % H) * N + n;
   let own = head * CHUNK * N * N;
-  var row_dS: array<f32, N>;
-  var column_dS: array<f32, N>;
-  for (var j = 0u; j < N; j++) {
-    row_dS[j] = d_final[(head * N + n) * N + j];
-    column_dS[j] = d_final[(head * N + j) * N + n];
+  var row_dS: array<Lanes, L>;
+  var column_dS: array<Lanes, L>;
+  for (var j = 0u; j < L; j++) {
+    let i = j * LANES;
+    row_dS[j] = d_final_lanes((head * N + n) * N + i, 1u);
+    column_dS[j] = d_final_lanes((head * N + i) * N + n, N);
   }
   for (var chunk = p.chunks; chunk > 0u; chunk--) {
     let first = (chunk - 1u) * CHUNK;
     let count = min(CHUNK, p.T - first);
     let kept = (head * p.chunks + chunk - 1u) * N * N;
-    var S: array<f32, N>;
-    for (var j = 0u; j < N; j++) { S[j] = states[kept + n * N + j]; }
+    var S: array<Lanes, L>;
+    for (var j = 0u; j < L; j++) { S[j] = states_lanes(kept + n * N + j * LANES, 1u); }
     for (var t = 0u; t < count; t++) {
       stage((first_row + first + t) * p.C + column, stride, n);
       var sum = 0.0;
-      for (var j = 0u; j < N; j++) { sum += S[j] * a[j]; }
-      sa[t * N + n] = sum;
-      for (var j = 0u; j < N; j++) {
-        S[j] = S[j] * w[j] + sum * b[j] + v[n] * k[j];
-        scratch[own + (t * N + n) * N + j] = S[j];
+      for (var j = 0u; j < L; j++) { sum += inner(S[j], a[j]); }
+      put_sa(t * N + n, sum);
+      let v_n = streams[(first_row + first + t) * p.C + column + 3u * stride];
+      for (var j = 0u; j < L; j++) {
+        S[j] = S[j] * w[j] + sum * b[j] + v_n * k[j];
+        store_scratch(own + (t * N + n) * N + j * LANES, S[j]);
       }
     }
     storageBarrier();
@@ -67,31 +71,40 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let t = back - 1u;
       let at = (first_row + first + t) * p.C + column;
       stage(at, stride, n);
+      let r_n = streams[at];
+      let w_n = streams[at + stride];
+      let a_n = streams[at + 4u * stride];
+      let g_n = dy[at];
       var dv = 0.0;
       var ds = 0.0;
-      for (var j = 0u; j < N; j++) {
-        row_dS[j] += g[n] * r[j];
-        dv += row_dS[j] * k[j];
-        ds += row_dS[j] * b[j];
+      for (var j = 0u; j < L; j++) {
+        row_dS[j] += g_n * r[j];
+        dv += inner(row_dS[j], k[j]);
+        ds += inner(row_dS[j], b[j]);
       }
-      dsa[n] = ds;
+      put_dsa(n, ds);
       workgroupBarrier();
-      for (var j = 0u; j < N; j++) { row_dS[j] = row_dS[j] * w[j] + ds * a[j]; }
+      for (var j = 0u; j < L; j++) { row_dS[j] = row_dS[j] * w[j] + ds * a[j]; }
       var dr = 0.0;
       var dw = 0.0;
       var dk = 0.0;
       var da = 0.0;
       var db = 0.0;
-      for (var i = 0u; i < N; i++) {
-        var before: f32;
-        if (t == 0u) { before = states[kept + i * N + n]; } else { before = scratch[own + ((t - 1u) * N + i) * N + n]; }
-        dr += scratch[own + (t * N + i) * N + n] * g[i];
-        let d = column_dS[i] + g[i] * r[n];
-        dw += d * before;
-        dk += d * v[i];
-        db += d * sa[t * N + i];
-        da += before * dsa[i];
-        column_dS[i] = d * w[n] + dsa[i] * a[n];
+      for (var j = 0u; j < L; j++) {
+        let i = j * LANES;
+        var before: Lanes;
+        if (t == 0u) {
+          before = states_lanes(kept + i * N + n, N);
+        } else {
+          before = scratch_lanes(own + ((t - 1u) * N + i) * N + n, N);
+        }
+        dr += inner(scratch_lanes(own + (t * N + i) * N + n, N), g[j]);
+        let d = column_dS[j] + g[j] * r_n;
+        dw += inner(d, before);
+        dk += inner(d, v[j]);
+        db += inner(d, sa[t * L + j]);
+        da += inner(before, dsa[j]);
+        column_dS[j] = d * w_n + dsa[j] * a_n;
       }
       d_streams[at] = dr;
       d_streams[at + stride] = dw;
@@ -102,5 +115,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     storageBarrier();
   }
-  for (var j = 0u; j < N; j++) { d_initial[(head * N + n) * N + j] = row_dS[j]; }
+  for (var j = 0u; j < L; j++) { store_d_initial((head * N + n) * N + j * LANES, row_dS[j]); }
 }
