@@ -150,6 +150,9 @@ const MATMUL: Case[] = [
   ]),
   product([false, true], [65, 9, 33], { dtype: "bf16", addend: true }),
   product([false, true], [1, 97, 64]),
+  // So few tiles and so long a sum that a GPU adds it up in parts.
+  product([true, false], [70, 9, 1603]),
+  product([false, true], [3, 5, 1100], { dtype: "bf16" }),
   product([false, false], [1, 1, 1]),
   {
     name: "matmul + leading dimensions of three",

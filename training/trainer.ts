@@ -137,7 +137,7 @@ export async function train(
   const shape = { ctxLen: settings.ctxLen, microBsz: settings.microBsz, seed: settings.randomSeed };
   const batches = new Batches({ documents: trainDocuments, ...shape });
   onMessage(
-    `Text: ${summary.documents} documents, ${summary.tokens} ${tokenizer.name} tokens in ${settings.dataFile}; ` +
+    `Text: ${summary.documents} documents, ${summary.tokens} tokens (${tokenizer.name}) in ${settings.dataFile}; ` +
       `${batches.tokensPerEpoch} targets an epoch in ${batches.batchesPerEpoch} micro-batches` +
       (batches.skipped ? `; ${batches.skipped} documents of under two tokens skipped` : ""),
   );

@@ -1,12 +1,15 @@
 // out = op(A)·op(B) + initial. A workgroup of 64 threads makes a 64×64 tile, each thread 8×8 of it, from slices of 16
 // along K that the workgroup stages together. Which index runs along neighbouring threads follows A_ALONG_K and
-// B_ALONG_K, so that global reads are contiguous. Declared before this text: b_at(), A_ALONG_K, B_ALONG_K, initial().
+// B_ALONG_K, so that global reads are contiguous. Where there are few tiles, the z-th workgroup of a tile adds up the z-th part
+// of K alone (a multiple of 16), and another pass adds the parts. Declared before this text: b_at(), A_ALONG_K, B_ALONG_K, initial().
 struct Parameters {
   M: u32, N: u32, K: u32,
   a_start: u32, out_start: u32,
   a_m: u32, a_k: u32,      // strides of A in elements
   b_k: u32, b_n: u32,      // strides of B
   out_m: u32,              // stride of the output's rows
+  part: u32,               // extent of K that one workgroup adds up
+  out_part: u32,           // elements between the outputs of two parts
 }
 @group(0) @binding(0) var<uniform> p: Parameters;
 @group(0) @binding(1) var<storage, read> a: array<f32>;
@@ -32,7 +35,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let row = (lane / 8u) * 8u;
   let column = (lane % 8u) * 8u;
   var sum: array<vec4<f32>, 16>;
-  for (var k0 = 0u; k0 < p.K; k0 += 16u) {
+  let last = min(p.K, (group.z + 1u) * p.part);
+  for (var k0 = group.z * p.part; k0 < last; k0 += 16u) {
     for (var i = 0u; i < 4u; i++) {
       if (A_ALONG_K) {
         let k = lane % 16u;
@@ -80,7 +84,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var j = 0u; j < 8u; j++) {
       let n = n0 + column + j;
       if (n >= p.N) { break; }
-      let at = p.out_start + m * p.out_m + n;
+      let at = p.out_start + group.z * p.out_part + m * p.out_m + n;
       out[at] = initial(at) + sum[i * 2u + j / 4u][j % 4u];
     }
   }

@@ -10,6 +10,7 @@
 import { bytesOf, type Graph, type Tensor } from "../../graph.ts";
 import {
   type DeviceLimits,
+  grid,
   type NumberArray,
   type Op,
   type Pass,
@@ -17,6 +18,7 @@ import {
   wgslReader,
   widened,
 } from "../../op.ts";
+import sumShader from "../reduce/reduce_rows.wgsl" with { type: "text" };
 import shader from "./matmul.wgsl" with { type: "text" };
 
 /** Which operands are stored transposed: A as [K, M], B as [N, K]. */
@@ -40,6 +42,26 @@ export function extents(
 
 /** Output rows and columns of one workgroup, as in the shader. */
 const TILE = 64;
+
+/** A product of fewer tiles than this leaves most of a GPU idle. */
+const FEW_TILES = 64;
+/** Least extent of K that is worth a workgroup of its own. */
+const LEAST_PART = 512;
+
+/**
+ * Into how many parts K is cut: a weight's gradient has few tiles and a K of all rows. The parts are added in a fixed order.
+ * Products over the smallest binding limit or with an addend are not cut.
+ */
+function partsOf({ M, N, K }: { M: number; N: number; K: number }, operands: number): number {
+  const tiles = Math.ceil(M / TILE) * Math.ceil(N / TILE);
+  if (operands > 2 || tiles >= FEW_TILES) return 1;
+  return Math.max(1, Math.min(Math.ceil(2 * FEW_TILES / tiles), Math.floor(K / LEAST_PART)));
+}
+
+/** Extent of a part of K: a multiple of the shader's slices of 16. */
+function partExtent(K: number, parts: number): number {
+  return Math.ceil(K / parts / 16) * 16;
+}
 
 /** Byte ranges of a tensor's rows, each within the binding limit and starting where a binding may start. */
 export function rowRanges(
@@ -77,7 +99,9 @@ const matmulOp: Op<MatmulAttributes> = {
     }
     if (a!.dtype !== "f32") throw shapeError("matmul", inputs, "the first operand must be f32");
     if (b!.dtype === "i32") throw shapeError("matmul", inputs, "integers cannot be multiplied");
-    return [{ shape: [M, N], dtype: "f32" }];
+    const parts = partsOf({ M, N, K }, inputs.length);
+    const out = { shape: [M, N], dtype: "f32" } as const;
+    return parts > 1 ? [out, { shape: [parts, M * N], dtype: "f32" }] : [out];
   },
   gradient({ graph, attributes: { transposeA, transposeB }, inputs: [a, b], dOutputs: [d], wanted }) {
     const da = !wanted[0]
@@ -96,7 +120,7 @@ const matmulOp: Op<MatmulAttributes> = {
   cpu({ attributes, inputs, memory, start, end }) {
     const { M, N, K } = extents(inputs, attributes);
     const { transposeA, transposeB } = attributes;
-    const a = memory[0]!, b = widened(memory[1]!, inputs[1]!.dtype), out = memory.at(-1)!;
+    const a = memory[0]!, b = widened(memory[1]!, inputs[1]!.dtype), out = memory[inputs.length]!;
     const addend: NumberArray | undefined = inputs[2] && memory[2];
     const row = new Float64Array(N);
     for (let m = start; m < end; m++) {
@@ -119,6 +143,7 @@ const matmulOp: Op<MatmulAttributes> = {
       starts: { a: number; out: number },
       ranges: { b?: object; out?: object },
       mode: "write" | "addend" | "accumulate",
+      parts = 1,
     ): Pass => ({
       wgsl: specialise(b!, transposeA, transposeB, mode),
       uniforms: [
@@ -130,14 +155,16 @@ const matmulOp: Op<MatmulAttributes> = {
         ...(transposeA ? [1, M] : [K, 1]),
         ...(transposeB ? [1, K] : [N, 1]),
         N,
+        parts > 1 ? partExtent(K, parts) : sizes.K,
+        M * N,
       ],
       bindings: [
         { operand: 0 },
         { operand: 1, ...ranges.b },
-        { operand: out, ...ranges.out },
+        { operand: parts > 1 ? out + 1 : out, ...ranges.out },
         ...(mode === "addend" ? [{ operand: 2, ...ranges.out }] : []),
       ],
-      workgroups: [Math.ceil(sizes.N / TILE), Math.ceil(sizes.M / TILE), 1],
+      workgroups: [Math.ceil(sizes.N / TILE), Math.ceil(sizes.M / TILE), parts],
     });
     const first = addend ? "addend" : "write";
     if (bytesOf(b!) > limits.bindingBytes) {
@@ -164,7 +191,15 @@ const matmulOp: Op<MatmulAttributes> = {
         )
       );
     }
-    return [pass({ M, N, K }, { a: 0, out: 0 }, {}, first)];
+    const parts = outputs[1]?.rows ?? 1;
+    const product = pass({ M, N, K }, { a: 0, out: 0 }, {}, first, parts);
+    if (parts === 1) return [product];
+    return [product, {
+      wgsl: sumShader,
+      uniforms: [parts, M * N, parts, 1],
+      bindings: [{ operand: out + 1 }, { operand: out }],
+      workgroups: grid(Math.ceil(M * N / 64), limits),
+    }];
   },
 };
 
