@@ -124,8 +124,8 @@ try {
             }` +
             (Number.isFinite(loss) ? "" : `  loss ${loss}`),
         );
+        if (values.profile) await profile(programs.gradients);
       }
-      if (values.profile) await profile(programs.gradients);
       trainables.dispose();
     }
     await Deno.remove(path);

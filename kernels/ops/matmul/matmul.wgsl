@@ -1,7 +1,10 @@
-// out = op(A)·op(B) + initial. A workgroup of 64 threads makes a 64×64 tile, each thread 8×8 of it, from slices of 16
-// along K that the workgroup stages together. Which index runs along neighbouring threads follows A_ALONG_K and
-// B_ALONG_K, so that global reads are contiguous. Where there are few tiles, the z-th workgroup of a tile adds up the z-th part
-// of K alone (a multiple of 16), and another pass adds the parts. Declared before this text: b_at(), A_ALONG_K, B_ALONG_K, initial().
+// out = op(A)·op(B) + initial. A workgroup of (TILE / 8)² threads makes a TILE × TILE tile from slices of 16 along K that it
+// stages together; a thread makes 8 × 8 of it: fours of rows and of columns at its place in either half of the tile, so that
+// neighbouring threads read neighbouring fours. The sums are sixteen named vectors, for an array that is indexed at run time
+// would be put into memory. Where there are few tiles, the z-th workgroup of a tile adds up the z-th part of K alone (a multiple
+// of 16), and another pass adds the parts.
+// Declared before this text: TILE, A_ALONG_K, B_ALONG_K, the bindings 1 to 4, and the reads and writes of four at once:
+// a_four(m, k), b_four(k, n), out_four(m, n, value), which are zero or do nothing outside the matrices.
 struct Parameters {
   M: u32, N: u32, K: u32,
   a_start: u32, out_start: u32,
@@ -12,80 +15,75 @@ struct Parameters {
   out_part: u32,           // elements between the outputs of two parts
 }
 @group(0) @binding(0) var<uniform> p: Parameters;
-@group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;
 
-var<workgroup> a_tile: array<vec4<f32>, 256>;   // (16 k, 64 m) in fours of m
-var<workgroup> b_tile: array<vec4<f32>, 256>;   // (16 k, 64 n) in fours of n
+const SIDE = TILE / 8u;                  // threads along one side of the tile
+const ROW = TILE / 4u + 1u;              // fours in a staged row, and one more against bank conflicts
+var<workgroup> a_tile: array<vec4<f32>, 16u * ROW>;   // (16 k, TILE m)
+var<workgroup> b_tile: array<vec4<f32>, 16u * ROW>;   // (16 k, TILE n)
 
-fn a_value(m: u32, k: u32) -> f32 {
-  if (m >= p.M || k >= p.K) { return 0.0; }
-  return a[p.a_start + m * p.a_m + k * p.a_k];
-}
-
-fn b_value(k: u32, n: u32) -> f32 {
-  if (n >= p.N || k >= p.K) { return 0.0; }
-  return b_at(k * p.b_k + n * p.b_n);
-}
-
-@compute @workgroup_size(64)
+@compute @workgroup_size(SIDE * SIDE)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let m0 = group.y * 64u;
-  let n0 = group.x * 64u;
-  let row = (lane / 8u) * 8u;
-  let column = (lane % 8u) * 8u;
-  var sum: array<vec4<f32>, 16>;
+  let m0 = group.y * TILE;
+  let n0 = group.x * TILE;
+  let y = lane / SIDE;
+  let x = lane % SIDE;
+  var s00 = vec4(0.0); var s01 = vec4(0.0); var s10 = vec4(0.0); var s11 = vec4(0.0);
+  var s20 = vec4(0.0); var s21 = vec4(0.0); var s30 = vec4(0.0); var s31 = vec4(0.0);
+  var s40 = vec4(0.0); var s41 = vec4(0.0); var s50 = vec4(0.0); var s51 = vec4(0.0);
+  var s60 = vec4(0.0); var s61 = vec4(0.0); var s70 = vec4(0.0); var s71 = vec4(0.0);
   let last = min(p.K, (group.z + 1u) * p.part);
   for (var k0 = group.z * p.part; k0 < last; k0 += 16u) {
-    for (var i = 0u; i < 4u; i++) {
+    for (var i = lane; i < 4u * TILE; i += SIDE * SIDE) {
       if (A_ALONG_K) {
-        let k = lane % 16u;
-        let m = (lane / 16u + i * 4u) * 4u;
-        a_tile[k * 16u + m / 4u] = vec4(a_value(m0 + m, k0 + k), a_value(m0 + m + 1u, k0 + k),
-                                        a_value(m0 + m + 2u, k0 + k), a_value(m0 + m + 3u, k0 + k));
+        let m = i / 4u;
+        let k = (i % 4u) * 4u;
+        let four = a_four(m0 + m, k0 + k);
+        a_tile[k * ROW + m / 4u][m % 4u] = four.x;
+        a_tile[(k + 1u) * ROW + m / 4u][m % 4u] = four.y;
+        a_tile[(k + 2u) * ROW + m / 4u][m % 4u] = four.z;
+        a_tile[(k + 3u) * ROW + m / 4u][m % 4u] = four.w;
       } else {
-        let m = (lane % 16u) * 4u;
-        let k = lane / 16u + i * 4u;
-        a_tile[k * 16u + m / 4u] = vec4(a_value(m0 + m, k0 + k), a_value(m0 + m + 1u, k0 + k),
-                                        a_value(m0 + m + 2u, k0 + k), a_value(m0 + m + 3u, k0 + k));
+        let k = i / (TILE / 4u);
+        let m = i % (TILE / 4u);
+        a_tile[k * ROW + m] = a_four(m0 + m * 4u, k0 + k);
       }
       if (B_ALONG_K) {
-        let k = lane % 16u;
-        let n = (lane / 16u + i * 4u) * 4u;
-        b_tile[k * 16u + n / 4u] = vec4(b_value(k0 + k, n0 + n), b_value(k0 + k, n0 + n + 1u),
-                                        b_value(k0 + k, n0 + n + 2u), b_value(k0 + k, n0 + n + 3u));
+        let n = i / 4u;
+        let k = (i % 4u) * 4u;
+        let four = b_four(k0 + k, n0 + n);
+        b_tile[k * ROW + n / 4u][n % 4u] = four.x;
+        b_tile[(k + 1u) * ROW + n / 4u][n % 4u] = four.y;
+        b_tile[(k + 2u) * ROW + n / 4u][n % 4u] = four.z;
+        b_tile[(k + 3u) * ROW + n / 4u][n % 4u] = four.w;
       } else {
-        let n = (lane % 16u) * 4u;
-        let k = lane / 16u + i * 4u;
-        b_tile[k * 16u + n / 4u] = vec4(b_value(k0 + k, n0 + n), b_value(k0 + k, n0 + n + 1u),
-                                        b_value(k0 + k, n0 + n + 2u), b_value(k0 + k, n0 + n + 3u));
+        let k = i / (TILE / 4u);
+        let n = i % (TILE / 4u);
+        b_tile[k * ROW + n] = b_four(k0 + k, n0 + n * 4u);
       }
     }
     workgroupBarrier();
     for (var k = 0u; k < 16u; k++) {
-      let a0 = a_tile[k * 16u + row / 4u];
-      let a1 = a_tile[k * 16u + row / 4u + 1u];
-      let b0 = b_tile[k * 16u + column / 4u];
-      let b1 = b_tile[k * 16u + column / 4u + 1u];
-      sum[0] += a0.x * b0;  sum[1] += a0.x * b1;
-      sum[2] += a0.y * b0;  sum[3] += a0.y * b1;
-      sum[4] += a0.z * b0;  sum[5] += a0.z * b1;
-      sum[6] += a0.w * b0;  sum[7] += a0.w * b1;
-      sum[8] += a1.x * b0;  sum[9] += a1.x * b1;
-      sum[10] += a1.y * b0; sum[11] += a1.y * b1;
-      sum[12] += a1.z * b0; sum[13] += a1.z * b1;
-      sum[14] += a1.w * b0; sum[15] += a1.w * b1;
+      let a0 = a_tile[k * ROW + y];
+      let a1 = a_tile[k * ROW + SIDE + y];
+      let b0 = b_tile[k * ROW + x];
+      let b1 = b_tile[k * ROW + SIDE + x];
+      s00 += a0.x * b0; s01 += a0.x * b1; s10 += a0.y * b0; s11 += a0.y * b1;
+      s20 += a0.z * b0; s21 += a0.z * b1; s30 += a0.w * b0; s31 += a0.w * b1;
+      s40 += a1.x * b0; s41 += a1.x * b1; s50 += a1.y * b0; s51 += a1.y * b1;
+      s60 += a1.z * b0; s61 += a1.z * b1; s70 += a1.w * b0; s71 += a1.w * b1;
     }
     workgroupBarrier();
   }
-  for (var i = 0u; i < 8u; i++) {
-    let m = m0 + row + i;
-    if (m >= p.M) { break; }
-    for (var j = 0u; j < 8u; j++) {
-      let n = n0 + column + j;
-      if (n >= p.N) { break; }
-      let at = p.out_start + group.z * p.out_part + m * p.out_m + n;
-      out[at] = initial(at) + sum[i * 2u + j / 4u][j % 4u];
-    }
-  }
+  let z = group.z * p.out_part;
+  let m = m0 + y * 4u;
+  let n = n0 + x * 4u;
+  let half = SIDE * 4u;
+  out_four(z, m, n, s00);             out_four(z, m, n + half, s01);
+  out_four(z, m + 1u, n, s10);        out_four(z, m + 1u, n + half, s11);
+  out_four(z, m + 2u, n, s20);        out_four(z, m + 2u, n + half, s21);
+  out_four(z, m + 3u, n, s30);        out_four(z, m + 3u, n + half, s31);
+  out_four(z, m + half, n, s40);      out_four(z, m + half, n + half, s41);
+  out_four(z, m + half + 1u, n, s50); out_four(z, m + half + 1u, n + half, s51);
+  out_four(z, m + half + 2u, n, s60); out_four(z, m + half + 2u, n + half, s61);
+  out_four(z, m + half + 3u, n, s70); out_four(z, m + half + 3u, n + half, s71);
 }

@@ -15,9 +15,9 @@ import {
   type Op,
   type Pass,
   shapeError,
-  wgslReader,
   widened,
 } from "../../op.ts";
+import { fours, type Layout } from "./fours.ts";
 import sumShader from "../reduce/reduce_rows.wgsl" with { type: "text" };
 import shader from "./matmul.wgsl" with { type: "text" };
 
@@ -40,8 +40,15 @@ export function extents(
   };
 }
 
-/** Output rows and columns of one workgroup, as in the shader. */
-const TILE = 64;
+/** Output rows and columns of one workgroup: the larger reads less, the smaller makes more workgroups. */
+const TILES = { large: 128, small: 64 } as const;
+/** Large tiles from this many of them on, which keeps the largest GPUs busy. */
+const MANY_TILES = 128;
+
+function tileOf(M: number, N: number): number {
+  const large = Math.ceil(M / TILES.large) * Math.ceil(N / TILES.large);
+  return large >= MANY_TILES ? TILES.large : TILES.small;
+}
 
 /** A product of fewer tiles than this leaves most of a GPU idle. */
 const FEW_TILES = 64;
@@ -53,7 +60,7 @@ const LEAST_PART = 512;
  * Products over the smallest binding limit or with an addend are not cut.
  */
 function partsOf({ M, N, K }: { M: number; N: number; K: number }, operands: number): number {
-  const tiles = Math.ceil(M / TILE) * Math.ceil(N / TILE);
+  const tiles = Math.ceil(M / TILES.small) * Math.ceil(N / TILES.small);
   if (operands > 2 || tiles >= FEW_TILES) return 1;
   return Math.max(1, Math.min(Math.ceil(2 * FEW_TILES / tiles), Math.floor(K / LEAST_PART)));
 }
@@ -136,36 +143,46 @@ const matmulOp: Op<MatmulAttributes> = {
   webgpu({ attributes, inputs, outputs }, limits) {
     const { M, N, K } = extents(inputs, attributes);
     const { transposeA, transposeB } = attributes;
-    const [, b, addend] = inputs;
+    const [a, b, addend] = inputs;
     const out = inputs.length;
     const pass = (
       sizes: { M: number; N: number; K: number },
       starts: { a: number; out: number },
       ranges: { b?: object; out?: object },
-      mode: "write" | "addend" | "accumulate",
+      mode: Layout["mode"],
       parts = 1,
-    ): Pass => ({
-      wgsl: specialise(b!, transposeA, transposeB, mode),
-      uniforms: [
-        sizes.M,
+    ): Pass => {
+      const tile = tileOf(sizes.M, sizes.N);
+      const aligned = [
+        a!.width,
+        b!.width,
+        N,
         sizes.N,
         sizes.K,
+        sizes.M * (transposeA ? 1 : 4),
         starts.a,
         starts.out,
-        ...(transposeA ? [1, M] : [K, 1]),
-        ...(transposeB ? [1, K] : [N, 1]),
-        N,
-        parts > 1 ? partExtent(K, parts) : sizes.K,
-        M * N,
-      ],
-      bindings: [
-        { operand: 0 },
-        { operand: 1, ...ranges.b },
-        { operand: parts > 1 ? out + 1 : out, ...ranges.out },
-        ...(mode === "addend" ? [{ operand: 2, ...ranges.out }] : []),
-      ],
-      workgroups: [Math.ceil(sizes.N / TILE), Math.ceil(sizes.M / TILE), parts],
-    });
+      ]
+        .every((extent) => extent % 4 === 0);
+      return {
+        wgsl: `const TILE = ${tile}u;\n${
+          fours({ dtype: b!.dtype, transposeA, transposeB, mode, aligned })
+        }\n${shader}`,
+        uniforms: [
+          ...[sizes.M, sizes.N, sizes.K, starts.a, starts.out],
+          ...(transposeA ? [1, M] : [K, 1]),
+          ...(transposeB ? [1, K] : [N, 1]),
+          ...[N, parts > 1 ? partExtent(K, parts) : sizes.K, M * N],
+        ],
+        bindings: [
+          { operand: 0 },
+          { operand: 1, ...ranges.b },
+          { operand: parts > 1 ? out + 1 : out, ...ranges.out },
+          ...(mode === "addend" ? [{ operand: 2, ...ranges.out }] : []),
+        ],
+        workgroups: [Math.ceil(sizes.N / tile), Math.ceil(sizes.M / tile), parts],
+      };
+    };
     const first = addend ? "addend" : "write";
     if (bytesOf(b!) > limits.bindingBytes) {
       const rowBytes = b!.width * (b!.dtype === "f32" ? 4 : 2);
@@ -202,19 +219,6 @@ const matmulOp: Op<MatmulAttributes> = {
     }];
   },
 };
-
-/** The shader for one storage type of B and one order of the operands. */
-function specialise(b: Tensor, transposeA: boolean, transposeB: boolean, mode: string): string {
-  const initial = { write: "0.0", addend: "addend[at]", accumulate: "out[at]" }[mode]!;
-  return [
-    wgslReader("b", 2, b.dtype),
-    mode === "addend" ? "@group(0) @binding(4) var<storage, read> addend: array<f32>;" : "",
-    `const A_ALONG_K = ${!transposeA};`,
-    `const B_ALONG_K = ${transposeB};`,
-    `fn initial(at: u32) -> f32 { return ${initial}; }`,
-    shader,
-  ].join("\n");
-}
 
 function asMatrix(t: Tensor): Tensor {
   if (t.dtype !== "f32") {

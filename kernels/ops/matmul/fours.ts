@@ -1,0 +1,99 @@
+/**
+ * How the product's shader reads and writes four neighbours at once: as one load where rows are multiples of four, else one by
+ * one with a check each.
+ *
+ * @module
+ */
+import type { StorageType } from "../../graph.ts";
+import { wgslReader } from "../../op.ts";
+
+/** One kind of product. */
+export interface Layout {
+  readonly dtype: StorageType;
+  readonly transposeA: boolean;
+  readonly transposeB: boolean;
+  /** What the product is added to: nothing, another tensor, or what is there. */
+  readonly mode: "write" | "addend" | "accumulate";
+  /** Whether rows of A, B and the output, and where they start, are multiples of four elements. */
+  readonly aligned: boolean;
+}
+
+/** Declarations of bindings 1 to 4, a_four, b_four and out_four. */
+export function fours(layout: Layout): string {
+  return [
+    layout.aligned ? aligned(layout) : unaligned(layout),
+    `const A_ALONG_K = ${!layout.transposeA};`,
+    `const B_ALONG_K = ${layout.transposeB};`,
+  ]
+    .join("\n");
+}
+
+const WIDE: Record<StorageType, { type: string; widen: string } | undefined> = {
+  f32: { type: "vec4<f32>", widen: "w" },
+  bf16: {
+    type: "vec2<u32>",
+    widen: "bitcast<vec4<f32>>(vec4(w.x << 16u, w.x & 0xffff0000u, w.y << 16u, w.y & 0xffff0000u))",
+  },
+  f16: { type: "vec2<u32>", widen: "vec4(unpack2x16float(w.x), unpack2x16float(w.y))" },
+  i32: undefined,
+};
+
+function aligned({ dtype, mode }: Layout): string {
+  const { type, widen } = WIDE[dtype]!;
+  return `
+@group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> b: array<${type}>;
+@group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>;
+${mode === "addend" ? "@group(0) @binding(4) var<storage, read> addend: array<vec4<f32>>;" : ""}
+fn a_four(m: u32, k: u32) -> vec4<f32> {
+  if (m >= p.M || k >= p.K) { return vec4(0.0); }
+  return a[(p.a_start + m * p.a_m + k * p.a_k) / 4u];
+}
+fn b_four(k: u32, n: u32) -> vec4<f32> {
+  if (n >= p.N || k >= p.K) { return vec4(0.0); }
+  let w = b[(k * p.b_k + n * p.b_n) / 4u];
+  return ${widen};
+}
+fn out_four(z: u32, m: u32, n: u32, value: vec4<f32>) {
+  if (m >= p.M || n >= p.N) { return; }
+  let at = (p.out_start + z + m * p.out_m + n) / 4u;
+  out[at] = ${{ write: "value", addend: "addend[at] + value", accumulate: "out[at] + value" }[mode]};
+}`;
+}
+
+function unaligned({ dtype, transposeA, transposeB, mode }: Layout): string {
+  const along = (k: boolean, call: (step: string) => string) =>
+    [0, 1, 2, 3].map((i) => call(k ? `m, k + ${i}u` : `m + ${i}u, k`)).join(", ");
+  const ofB = (call: (step: string) => string) =>
+    [0, 1, 2, 3].map((i) => call(transposeB ? `k + ${i}u, n` : `k, n + ${i}u`)).join(", ");
+  return `
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+${wgslReader("b", 2, dtype)}
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+${mode === "addend" ? "@group(0) @binding(4) var<storage, read> addend: array<f32>;" : ""}
+fn a_value(m: u32, k: u32) -> f32 {
+  if (m >= p.M || k >= p.K) { return 0.0; }
+  return a[p.a_start + m * p.a_m + k * p.a_k];
+}
+fn b_value(k: u32, n: u32) -> f32 {
+  if (n >= p.N || k >= p.K) { return 0.0; }
+  return b_at(k * p.b_k + n * p.b_n);
+}
+fn a_four(m: u32, k: u32) -> vec4<f32> {
+  return vec4(${along(!transposeA, (at) => `a_value(${at})`)});
+}
+fn b_four(k: u32, n: u32) -> vec4<f32> {
+  return vec4(${ofB((at) => `b_value(${at})`)});
+}
+fn out_value(z: u32, m: u32, n: u32, value: f32) {
+  if (m >= p.M || n >= p.N) { return; }
+  let at = p.out_start + z + m * p.out_m + n;
+  out[at] = ${{ write: "value", addend: "addend[at] + value", accumulate: "out[at] + value" }[mode]};
+}
+fn out_four(z: u32, m: u32, n: u32, value: vec4<f32>) {
+  out_value(z, m, n, value.x);
+  out_value(z, m, n + 1u, value.y);
+  out_value(z, m, n + 2u, value.z);
+  out_value(z, m, n + 3u, value.w);
+}`;
+}
