@@ -19,7 +19,7 @@ import { type NumberArray, type Op, requireF32, shapeError } from "../../op.ts";
 import { constant } from "../map/op.ts";
 import { concatRows } from "../rows/op.ts";
 import { wkv7Backward, wkv7Forward } from "./cpu.ts";
-import { lanes } from "./lanes.ts";
+import { lanes, unrolled } from "./lanes.ts";
 import forwardShader from "./wkv7.wgsl" with { type: "text" };
 import backwardShader from "./wkv7_gradient.wgsl" with { type: "text" };
 
@@ -155,7 +155,7 @@ const wkv7GradientOp: Op<Wkv7Attributes> = {
 };
 
 function specialise(shader: string, N: number, arrays: Parameters<typeof lanes>[1]): string {
-  return `const N = ${N}u;\nconst CHUNK = ${CHUNK}u;\n${lanes(N, arrays)}\n${shader}`;
+  return `const N = ${N}u;\nconst CHUNK = ${CHUNK}u;\n${lanes(N, arrays)}\n${unrolled(shader, N)}`;
 }
 
 function heads(streams: Tensor, attributes: Wkv7Attributes): number {

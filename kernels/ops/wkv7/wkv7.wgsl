@@ -1,4 +1,5 @@
 // One workgroup a head, one thread a value row, which it keeps in registers for all T steps, four channels at a time.
+// Loops over j are written out before compiling: see lanes.ts.
 // Declared before this text: N, CHUNK, and Lanes (vec4<f32>, or f32 where N is no multiple of 4) with LANES and inner().
 struct Parameters { T: u32, C: u32, M: u32, chunks: u32 }
 @group(0) @binding(0) var<uniform> p: Parameters;

@@ -1,6 +1,7 @@
 // One workgroup a head. From the last chunk to the first: recompute the chunk's states from the kept one, each thread a
 // value row; then walk back. Thread n then holds row n of dS, for dv and dsa, and column n of it, for the gradients along
 // the key axis, so that every sum is one thread's own. Four channels at a time.
+// Loops over j are written out before compiling: see lanes.ts.
 // Declared before this text: N, CHUNK, and Lanes (vec4<f32>, or f32 where N is no multiple of 4) with LANES and inner().
 struct Parameters { T: u32, C: u32, M: u32, chunks: u32 }
 @group(0) @binding(0) var<uniform> p: Parameters;
@@ -21,6 +22,12 @@ var<workgroup> b: array<Lanes, L>;
 var<workgroup> g: array<Lanes, L>;
 var<workgroup> dsa: array<Lanes, L>;
 var<workgroup> sa: array<Lanes, L * CHUNK>;
+
+// Column elements of the state before step t of a chunk: the kept one before its first.
+fn state_before(t: u32, kept: u32, own: u32, at: u32) -> Lanes {
+  if (t == 0u) { return states_lanes(kept + at, N); }
+  return scratch_lanes(own + (t - 1u) * N * N + at, N);
+}
 
 fn stage(at: u32, stride: u32, n: u32) {
   workgroupBarrier();
@@ -92,12 +99,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       var db = 0.0;
       for (var j = 0u; j < L; j++) {
         let i = j * LANES;
-        var before: Lanes;
-        if (t == 0u) {
-          before = states_lanes(kept + i * N + n, N);
-        } else {
-          before = scratch_lanes(own + ((t - 1u) * N + i) * N + n, N);
-        }
+        let before = state_before(t, kept, own, i * N + n);
         dr += inner(scratch_lanes(own + (t * N + i) * N + n, N), g[j]);
         let d = column_dS[j] + g[j] * r_n;
         dw += inner(d, before);
