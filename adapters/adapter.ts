@@ -133,7 +133,7 @@ export function checkFits(adapter: Adapter, config: ModelConfig): void {
 
 /** Checks that an adapter was made for a base model, where it says. @throws AdapterError */
 export function checkBase(adapter: Adapter, fingerprint: string, base: string): void {
-  if (adapter.base === undefined || adapter.base === fingerprint) return;
+  if (!adapter.base || adapter.base === fingerprint) return;
   throw new AdapterError(
     `The ${adapter.method.name} adapter was trained on another model than ${base}: give the one that it was trained on`,
   );

@@ -4,12 +4,7 @@
  * @module
  */
 import { fromFloat32, toFloat32 } from "../formats/dtype.ts";
-import {
-  openTensorFile,
-  type TensorFile,
-  type TensorFormat,
-  writeTensorFile,
-} from "../formats/tensor_file.ts";
+import { type TensorFile, type TensorFormat, writeTensorFile } from "../formats/tensor_file.ts";
 import type { Engine } from "../kernels/engine.ts";
 import { linearSites, type Site } from "../rwkv/config.ts";
 import { Model, readModelConfig } from "../rwkv/model.ts";

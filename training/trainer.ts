@@ -3,11 +3,11 @@
  *
  * @module
  */
-import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import {
   Adapter,
+  checkBase,
   checkFits,
   loadAdapter,
   newAdapter,
@@ -37,6 +37,15 @@ import { requireOneSample } from "./data/windows.ts";
 import { Metrics } from "./metrics.ts";
 import { OptionError, settle, type TrainOptions, type TrainSettings } from "./options.ts";
 import { Programs } from "./programs.ts";
+import {
+  fileDigest,
+  freeFolder,
+  readRun,
+  requireSameInputs,
+  resumedSettings,
+  RUN_VERSION,
+  type RunConfig,
+} from "./run_folder.ts";
 import { learningRate } from "./schedule.ts";
 import { Trainables } from "./trainables.ts";
 
@@ -95,14 +104,6 @@ const HELD_OUT_BATCHES = 16;
 /** L2Wrap's strength in RWKV-LM. */
 const L2WRAP = 1e-4;
 
-/** Everything that `config.json` of a run holds. */
-interface RunConfig {
-  readonly version: 1;
-  readonly settings: TrainSettings;
-  readonly model: string;
-  readonly data: string;
-}
-
 /** Trains an adapter, or a whole model, and leaves everything in the run folder. */
 export async function train(
   options: TrainOptions = {},
@@ -110,7 +111,7 @@ export async function train(
 ): Promise<TrainResult> {
   const { onMessage = () => {} } = listeners;
   const previous = options.resume === undefined ? undefined : readRun(options.resume);
-  const settings = previous ? resumed(previous.settings, options) : settle(options, freeFolder);
+  const settings = previous ? resumedSettings(previous.settings, options) : settle(options, freeFolder);
   const projDir = options.resume ?? settings.projDir;
   if (!previous && existsSync(projDir) && !options.force) {
     throw new OptionError(
@@ -120,54 +121,55 @@ export async function train(
 
   const method = settings.peft === "none" ? undefined : adapterMethod(settings.peft);
   const start = prepare(settings, method);
-  const tokenizer = await chooseTokenizer({
-    vocabulary: start.config.vocabulary,
-    modelPath: settings.loadModel,
-    ...(settings.vocab === undefined ? {} : { vocab: settings.vocab }),
-  });
-  const { documents, summary } = await readDocuments(settings.dataFile, tokenizer, {
-    dataType: settings.dataType,
-  });
-  requireOneSample(documents, settings.ctxLen, settings.dataFile);
-  const { train: trainDocuments, heldOut } = splitHeldOut(documents, {
-    ctxLen: settings.ctxLen,
-    seed: settings.randomSeed,
-    fraction: settings.heldOut,
-  });
-  const shape = { ctxLen: settings.ctxLen, microBsz: settings.microBsz, seed: settings.randomSeed };
-  const batches = new Batches({ documents: trainDocuments, ...shape });
-  onMessage(
-    `Text: ${summary.documents} documents, ${summary.tokens} tokens (${tokenizer.name}) in ${settings.dataFile}; ` +
-      `${batches.tokensPerEpoch} targets an epoch in ${batches.batchesPerEpoch} micro-batches` +
-      (batches.skipped ? `; ${batches.skipped} documents of under two tokens skipped` : ""),
-  );
-
   const { engine, reason } = await chooseEngine(settings.engine);
   onMessage(reason);
   try {
+    const { tokenizer, batches, heldOut } = await readText(settings, start.config.vocabulary, onMessage);
     const model = Model.load(settings.loadModel, engine, {
       elsewhere: (name) => start.adapter.tensors.has(name),
     });
+    if (start.adapter instanceof Adapter) checkBase(start.adapter, model.fingerprint, settings.loadModel);
     const config: RunConfig = {
-      version: 1,
+      version: RUN_VERSION,
       settings,
       model: model.fingerprint,
-      data: digest(settings.dataFile),
+      data: fileDigest(settings.dataFile),
     };
-    if (previous) sameInputs(previous, config, options.resume!);
+    if (previous) requireSameInputs(previous, config, options.resume!);
     const run = new Run(model, method, start.adapter, settings, tokenizer, engine);
+    const resuming = previous !== undefined;
     return await run.train(
       projDir,
       config,
       batches,
       heldOut,
-      Boolean(previous),
+      resuming,
       { ...listeners, onMessage },
       options.force,
     );
   } finally {
     engine.dispose();
   }
+}
+
+/** Reads the text and cuts it into batches and what is held out. */
+async function readText(settings: TrainSettings, vocabulary: number, onMessage: (message: string) => void) {
+  const { loadModel, dataFile, dataType, vocab, ctxLen, microBsz, randomSeed } = settings;
+  const tokenizer = await chooseTokenizer({
+    vocabulary,
+    modelPath: loadModel,
+    ...(vocab === undefined ? {} : { vocab }),
+  });
+  const { documents, summary } = await readDocuments(dataFile, tokenizer, { dataType });
+  requireOneSample(documents, ctxLen, dataFile);
+  const split = splitHeldOut(documents, { ctxLen, seed: randomSeed, fraction: settings.heldOut });
+  const batches = new Batches({ documents: split.train, ctxLen, microBsz, seed: randomSeed });
+  onMessage(
+    `Text: ${summary.documents} documents, ${summary.tokens} tokens (${tokenizer.name}) in ${dataFile}; ` +
+      `${batches.tokensPerEpoch} targets an epoch in ${batches.batchesPerEpoch} micro-batches` +
+      (batches.skipped ? `; ${batches.skipped} documents of under two tokens skipped` : ""),
+  );
+  return { tokenizer, batches, heldOut: split.heldOut };
 }
 
 /** Reads sizes and makes the tensors that will train. @throws in one sentence where settings and model do not fit */
@@ -471,67 +473,4 @@ export function trainableLine(trainable: number, all: number): string {
 
 function megabytes(bytes: number): string {
   return `${(bytes / 1e6).toFixed(1)} MB`;
-}
-
-/** The first of runs/bone, runs/bone-2, … that does not exist. */
-function freeFolder(): string {
-  for (let i = 1;; i++) {
-    const path = join("runs", i === 1 ? "bone" : `bone-${i}`);
-    if (!existsSync(path)) return path;
-  }
-}
-
-function readRun(path: string): RunConfig {
-  let text: string;
-  try {
-    text = Deno.readTextFileSync(join(path, "config.json"));
-  } catch {
-    throw new OptionError(`Cannot resume ${path}: it has no config.json, so it is not a run folder`);
-  }
-  const config = JSON.parse(text) as RunConfig;
-  if (config.version !== 1) {
-    throw new OptionError(`Cannot resume ${path}: its config.json has version ${config.version}`);
-  }
-  return config;
-}
-
-/** A resumed run's settings: its own, with the few that may change. */
-function resumed(settings: TrainSettings, options: TrainOptions): TrainSettings {
-  const free: (keyof TrainOptions)[] = ["resume", "maxSteps", "engine", "projDir", "force"];
-  for (const [name, value] of Object.entries(options)) {
-    if (value === undefined || free.includes(name as keyof TrainOptions)) continue;
-    if (JSON.stringify(value) !== JSON.stringify(settings[name as keyof TrainSettings])) {
-      throw new OptionError(
-        `Cannot change ${name} on resuming: the run has ${
-          JSON.stringify(settings[name as keyof TrainSettings])
-        }, ` +
-          `so leave it out or start a new run`,
-      );
-    }
-  }
-  const { maxSteps = settings.maxSteps, engine = settings.engine } = options;
-  return { ...settings, engine, ...(maxSteps === undefined ? {} : { maxSteps }) };
-}
-
-function sameInputs(previous: RunConfig, now: RunConfig, run: string): void {
-  if (previous.model !== now.model) {
-    throw new OptionError(
-      `Cannot resume ${run}: the model ${now.settings.loadModel} is not the one that it began with`,
-    );
-  }
-  if (previous.data !== now.data) {
-    throw new OptionError(
-      `Cannot resume ${run}: the text ${now.settings.dataFile} has changed since it began`,
-    );
-  }
-}
-
-/** SHA-256 of a file, in hexadecimal. */
-function digest(path: string): string {
-  using file = Deno.openSync(path);
-  const hash = createHash("sha256"), block = new Uint8Array(1 << 20);
-  for (let count = file.readSync(block); count !== null; count = file.readSync(block)) {
-    hash.update(block.subarray(0, count));
-  }
-  return hash.digest("hex");
 }

@@ -1,0 +1,89 @@
+/**
+ * The run folder: where it is, what it says of its run, and what may change when a run goes on.
+ *
+ * @module
+ */
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { OptionError, type TrainOptions, type TrainSettings } from "./options.ts";
+
+/** Version of `config.json`. */
+export const RUN_VERSION = 1;
+
+/** Everything that `config.json` of a run holds. */
+export interface RunConfig {
+  /** {@link RUN_VERSION} */
+  readonly version: number;
+  /** Every option in effect. */
+  readonly settings: TrainSettings;
+  /** Fingerprint of the base model. */
+  readonly model: string;
+  /** SHA-256 of the text file. */
+  readonly data: string;
+}
+
+/** The first of runs/bone, runs/bone-2, … that does not exist. */
+export function freeFolder(): string {
+  for (let i = 1;; i++) {
+    const path = join("runs", i === 1 ? "bone" : `bone-${i}`);
+    if (!existsSync(path)) return path;
+  }
+}
+
+/** What a run folder says of its run. @throws OptionError if it is none */
+export function readRun(path: string): RunConfig {
+  let text: string;
+  try {
+    text = Deno.readTextFileSync(join(path, "config.json"));
+  } catch {
+    throw new OptionError(`Cannot resume ${path}: it has no config.json, so it is not a run folder`);
+  }
+  const config = JSON.parse(text) as RunConfig;
+  if (config.version !== RUN_VERSION) {
+    throw new OptionError(`Cannot resume ${path}: its config.json has version ${config.version}`);
+  }
+  return config;
+}
+
+/** A resumed run's settings: its own, with the few that may change. */
+export function resumedSettings(settings: TrainSettings, options: TrainOptions): TrainSettings {
+  const free: (keyof TrainOptions)[] = ["resume", "maxSteps", "engine", "projDir", "force"];
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined || free.includes(name as keyof TrainOptions)) continue;
+    if (JSON.stringify(value) !== JSON.stringify(settings[name as keyof TrainSettings])) {
+      throw new OptionError(
+        `Cannot change ${name} on resuming: the run has ${
+          JSON.stringify(settings[name as keyof TrainSettings])
+        }, ` +
+          `so leave it out or start a new run`,
+      );
+    }
+  }
+  const { maxSteps = settings.maxSteps, engine = settings.engine } = options;
+  return { ...settings, engine, ...(maxSteps === undefined ? {} : { maxSteps }) };
+}
+
+/** @throws OptionError if model or text are not those that the run began with */
+export function requireSameInputs(previous: RunConfig, now: RunConfig, run: string): void {
+  if (previous.model !== now.model) {
+    throw new OptionError(
+      `Cannot resume ${run}: the model ${now.settings.loadModel} is not the one that it began with`,
+    );
+  }
+  if (previous.data !== now.data) {
+    throw new OptionError(
+      `Cannot resume ${run}: the text ${now.settings.dataFile} has changed since it began`,
+    );
+  }
+}
+
+/** SHA-256 of a file, in hexadecimal. */
+export function fileDigest(path: string): string {
+  using file = Deno.openSync(path);
+  const hash = createHash("sha256"), block = new Uint8Array(1 << 20);
+  for (let count = file.readSync(block); count !== null; count = file.readSync(block)) {
+    hash.update(block.subarray(0, count));
+  }
+  return hash.digest("hex");
+}
