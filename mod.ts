@@ -13,6 +13,7 @@
  *
  * @module
  */
+import { existsSync } from "node:fs";
 import {
   Adapter,
   AdapterError,
@@ -22,7 +23,7 @@ import {
   newAdapter,
   wireAdapter,
 } from "./adapters/adapter.ts";
-import { checkMerge, type MergeCheck, writeMerged } from "./adapters/merge.ts";
+import { checkMerge, formatOf, type MergeCheck, writeMerged } from "./adapters/merge.ts";
 import { adapterMethod } from "./adapters/registry.ts";
 import { openTensorFile } from "./formats/tensor_file.ts";
 import { chooseEngine, type EngineChoice } from "./kernels/engines/choose.ts";
@@ -129,32 +130,60 @@ export interface MergeOptions {
   readonly engine?: EngineChoice;
 }
 
+/** What a merge came to. */
+export interface MergeResult extends MergeCheck {
+  /** Path of the merged model. */
+  readonly output: string;
+  /** One sentence on the engine that compared the two. */
+  readonly engine: string;
+}
+
 /**
- * Folds an adapter into its base model and compares the logits of both on a probe.
+ * Folds an adapter into its base model and compares the logits of both before the output gets its name.
  *
  * The merged file has the base's names, order, shapes and dtypes; the arithmetic is f32 and rounds once.
- * @throws AdapterError if the adapter does not fit, was made for another base, or the merged model differs by more than rounding
+ * @throws AdapterError if the adapter does not fit or was made for another base
+ * @throws Error if the merged model differs by more than rounding; nothing is left then
  */
-export async function mergeAdapter(options: MergeOptions): Promise<MergeCheck & { readonly output: string }> {
+export async function mergeAdapter(options: MergeOptions): Promise<MergeResult> {
   const { base, output, force = false } = options;
   const adapter = typeof options.adapter === "string" ? loadAdapterFile(options.adapter) : options.adapter;
+  if (existsSync(output)) {
+    if (!force) {
+      throw new Deno.errors.AlreadyExists(
+        `The output ${output} exists: name another, or replace it with --force`,
+      );
+    }
+    if (
+      [base, options.adapter].some((path) =>
+        typeof path === "string" && Deno.realPathSync(path) === Deno.realPathSync(output)
+      )
+    ) {
+      throw new AdapterError(`The output ${output} is the base or the adapter itself: name another file`);
+    }
+  }
+  const unchecked = `${output}.unchecked`;
   {
     using file = openTensorFile(base);
     if (!force) checkBase(adapter, fingerprint(file), base);
-    writeMerged(file, adapter, output, { force });
+    writeMerged(file, adapter, unchecked, { force: true, format: formatOf(output, file.format) });
   }
-  const { engine } = await chooseEngine(options.engine);
+  const { engine, reason } = await chooseEngine(options.engine);
   try {
-    const check = await checkMerge(base, adapter, output, engine);
-    if (!(check.largestDifference <= check.bound)) {
-      throw new AdapterError(
-        `The merged model ${output} differs from base plus adapter by ${check.largestDifference} in a logit, ` +
-          `more than the ${check.bound} that rounding explains: do not use it, and report this`,
+    const check = await checkMerge(base, adapter, unchecked, engine);
+    if (!(check.relativeError <= check.bound)) {
+      throw new Error(
+        `The merged model would differ from base plus adapter by ${
+          check.relativeError.toExponential(1)
+        } in its logits, ` +
+          `more than the ${check.bound} that rounding explains, so it was not written: please report this`,
       );
     }
-    return { ...check, output };
+    Deno.renameSync(unchecked, output);
+    return { ...check, output, engine: reason };
   } finally {
     engine.dispose();
+    if (existsSync(unchecked)) Deno.removeSync(unchecked);
   }
 }
 

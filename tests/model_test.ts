@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { fileURLToPath } from "node:url";
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { Adapter, attach, wireAdapter } from "../adapters/adapter.ts";
@@ -139,7 +140,7 @@ testOnEngines("wkv7 + golden values: output, state and every gradient", async (e
   made.forEach((variable) => engine.free(variable));
 });
 
-const asset = (name: string) => new URL(`../../shared/assets/${name}`, import.meta.url).pathname;
+const asset = (name: string) => fileURLToPath(new URL(`../../shared/assets/${name}`, import.meta.url));
 const TINY = asset("tiny-rwkv7-834K.safetensors");
 
 function session(model: Model): Session {

@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { fileURLToPath } from "node:url";
 import { Adapter, attach, wireAdapter } from "../adapters/adapter.ts";
 import { adapterMethod } from "../adapters/registry.ts";
 import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
@@ -16,7 +17,7 @@ import { linearSites, type ModelConfig } from "../rwkv/config.ts";
 import { Model } from "../rwkv/model.ts";
 import { forwardV7 } from "../rwkv/v7.ts";
 
-const fixture = (name: string) => new URL(`fixtures/${name}`, import.meta.url).pathname;
+const fixture = (name: string) => fileURLToPath(new URL(`fixtures/${name}`, import.meta.url));
 
 /** The golden values; names are explained where they are used. */
 export const golden = openTensorFile(fixture("rwkv7_small.safetensors"));

@@ -5,8 +5,8 @@
  */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { join } from "node:path";
-import { OptionError, type TrainOptions, type TrainSettings } from "./options.ts";
+import { join, resolve } from "node:path";
+import { flag, OptionError, type TrainOptions, type TrainSettings } from "./options.ts";
 
 /** Version of `config.json`. */
 export const RUN_VERSION = 1;
@@ -49,14 +49,17 @@ export function readRun(path: string): RunConfig {
 /** A resumed run's settings: its own, with the few that may change. */
 export function resumedSettings(settings: TrainSettings, options: TrainOptions): TrainSettings {
   const free: (keyof TrainOptions)[] = ["resume", "maxSteps", "engine", "projDir", "force"];
+  const same = (a: unknown, b: unknown) => JSON.stringify(a) === JSON.stringify(b);
   for (const [name, value] of Object.entries(options)) {
     if (value === undefined || free.includes(name as keyof TrainOptions)) continue;
-    if (JSON.stringify(value) !== JSON.stringify(settings[name as keyof TrainSettings])) {
+    const kept = settings[name as keyof TrainSettings];
+    const given = name === "boneConfig" ? { ...settings.boneConfig, ...options.boneConfig } : value;
+    const samePath = typeof value === "string" && typeof kept === "string" && resolve(value) === kept;
+    if (!same(given, kept) && !samePath) {
       throw new OptionError(
-        `Cannot change ${name} on resuming: the run has ${
-          JSON.stringify(settings[name as keyof TrainSettings])
-        }, ` +
-          `so leave it out or start a new run`,
+        `Cannot change ${flag(name)} on resuming: the run has ${
+          JSON.stringify(kept)
+        }, so leave it out or start a new run`,
       );
     }
   }

@@ -124,7 +124,7 @@ export class Expression {
   }
 
   /** Derivative with respect to input `index`; at a kink, the derivative from below. */
-  derivative(index: number, known = new Map<Expression, Expression>()): Expression {
+  derivative(index: number, known: Map<Expression, Expression> = new Map()): Expression {
     const found = known.get(this);
     if (found) return found;
     const result = this.#derivative(index, known);

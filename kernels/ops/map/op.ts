@@ -162,7 +162,7 @@ function mapMany(
 }
 
 function largest(inputs: readonly Tensor[]): readonly number[] {
-  return inputs.reduce((a, b) => b.size > a.size ? b : a).shape;
+  return (inputs.find((t) => t.size === 0) ?? inputs.reduce((a, b) => b.size > a.size ? b : a)).shape;
 }
 
 /**

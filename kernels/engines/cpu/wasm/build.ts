@@ -1,13 +1,27 @@
 /**
  * Compiles `assembly/` twice, with relaxed SIMD and without, into `kernels.relaxed.base64` and `kernels.simd.base64`: text,
- * so that `load.ts` can import them with no permission and from any URL. The compiler is pinned by the import map, so the same
+ * so that `load.ts` can import them with no permission and from any URL. The compiler is pinned, so the same
  * sources give the same bytes; `--check` compiles again and compares with what is committed.
  *
- *     deno run -A kernels/engines/cpu/wasm/build.ts [--check]
+ *     deno task build:wasm [--check]
  *
  * @module
  */
-import asc from "assemblyscript/asc";
+
+/**
+ * The compiler. It is named where it is used, and imported by a name that the module graph does not see: with an entry in the
+ * import map or the lock file, everybody who runs a task would be sent its hundred megabytes.
+ */
+const COMPILER: string = "npm:assemblyscript@0.28.20/asc";
+
+/** What is used of it. */
+interface Compiler {
+  main(args: readonly string[], api: {
+    readFile(name: string): string | null;
+    writeFile(name: string, contents: Uint8Array | string): void;
+    listFiles(): string[];
+  }): Promise<{ error: Error | null; stderr: { toString(): string } }>;
+}
 
 const sources = new URL("./assembly/", import.meta.url);
 const variants = [
@@ -18,6 +32,7 @@ const variants = [
 /** The module compiled with `features`, a comma-separated list in the compiler's own names; throws with its messages. */
 export async function compile(features: string): Promise<Uint8Array<ArrayBuffer>> {
   let binary: Uint8Array<ArrayBuffer> | undefined;
+  const { default: asc } = await import(COMPILER) as { default: Compiler };
   const { error, stderr } = await asc.main([
     "index.ts",
     ...["--outFile", "kernels.wasm", "--enable", features, "--runtime", "stub", "-O3", "--noAssert"],

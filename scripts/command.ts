@@ -1,0 +1,112 @@
+/**
+ * Runs a command: where the person stands, what an error looks like, and with what code the process ends.
+ *
+ * Codes: 0 done; 2 the command cannot begin with what it was given; 1 it failed at work; 130 stopped by Ctrl-C.
+ * What a person can put right is one sentence on stderr. Only an error of the program itself shows its stack.
+ *
+ * @module
+ */
+import { relative } from "node:path";
+import { fileURLToPath } from "node:url";
+import { FormatError } from "../formats/tensor_file.ts";
+import { AdapterError, EngineError, ModelError } from "../mod.ts";
+import { CheckpointError } from "../training/checkpoint.ts";
+import { OptionError } from "../training/options.ts";
+
+/** What a command tells of itself while it runs. */
+export interface Work {
+  /** Set when what was given has been understood and work begins: errors from then on are failures. */
+  begun: boolean;
+}
+
+/** A command: takes its arguments, gives its exit code. */
+export type Command = (args: readonly string[], work: Work) => Promise<number>;
+
+/** Runs a command on this process's arguments, in the folder where the person stands, and ends the process. */
+export async function runCommand(command: Command): Promise<never> {
+  const work: Work = { begun: false };
+  let code: number;
+  try {
+    standWhereCalled();
+    code = await command(Deno.args, work);
+  } catch (error) {
+    // Whoever reads the output, such as head, has had enough.
+    if (error instanceof Deno.errors.BrokenPipe) Deno.exit(0);
+    const sentence = explain(error);
+    console.error(sentence ?? error);
+    const isInput = INPUT_ERRORS.some((kind) => error instanceof kind);
+    code = sentence !== undefined && (isInput || !work.begun) && !(error instanceof EngineError) ? 2 : 1;
+  }
+  // Workers of the cpu engine may still wait after an error.
+  Deno.exit(code);
+}
+
+/** `deno task` runs in the repository and says in INIT_CWD where it was called. */
+function standWhereCalled(): void {
+  if (Deno.permissions.querySync({ name: "env", variable: "INIT_CWD" }).state !== "granted") return;
+  const folder = Deno.env.get("INIT_CWD");
+  if (folder) Deno.chdir(folder);
+}
+
+/** What can only be wrong with what was given. */
+const INPUT_ERRORS = [OptionError, AdapterError, ModelError, FormatError];
+
+/** Errors whose message is a sentence for the person. */
+const SENTENCES = [...INPUT_ERRORS, EngineError, CheckpointError];
+
+/** What the engine below JavaScript says in a RangeError, which is never meant for a person. */
+const NATIVE_RANGE_ERROR =
+  /^(Array buffer|Invalid|Maximum call stack|WebAssembly|byte length|offset|start offset|length)/i;
+
+/** Remedies for what the system says. */
+const REMEDIES: readonly (readonly [new (...args: never) => Error, string])[] = [
+  [Deno.errors.NotFound, "check the path"],
+  [Deno.errors.PermissionDenied, "choose another place or change its permissions"],
+  [Deno.errors.NotADirectory, "check the path"],
+  [Deno.errors.IsADirectory, "name a file"],
+];
+
+/** The sentence for an error that a person can put right; undefined for an error of the program. */
+export function explain(error: unknown): string | undefined {
+  if (!(error instanceof Error)) return undefined;
+  const { message } = error;
+  if (error instanceof Deno.errors.NotCapable) {
+    const needed = /^Requires (.*), run again with (?:the )?(--[\w-]+)/.exec(message);
+    return needed
+      ? `Deno does not permit ${needed[1]}: run through deno task, or with ${needed[2]}`
+      : `Deno does not permit this: ${message}`;
+  }
+  const system = /^(.*?) \(os error \d+\)(?:: .*?'(.*)')?/s.exec(message);
+  if (system) {
+    const remedy = REMEDIES.find(([kind]) => error instanceof kind)?.[1];
+    const [, what, path] = system;
+    return `Cannot use ${path ? `"${path}"` : "a file"}: ${what!.toLowerCase()}${
+      remedy ? `, ${remedy}` : ""
+    }`;
+  }
+  const ours = SENTENCES.some((kind) => error instanceof kind) || isFileError(error) ||
+    (error.constructor === Error && !("code" in error)) ||
+    (error.constructor === RangeError && !NATIVE_RANGE_ERROR.test(message));
+  return ours ? message : undefined;
+}
+
+function isFileError(error: Error): boolean {
+  return error instanceof Deno.errors.NotFound || error instanceof Deno.errors.AlreadyExists;
+}
+
+/** A command line that does a task from where the person stands, to be copied. */
+export function commandLine(task: string, args: readonly string[] = []): string {
+  const from = (file: string) => {
+    const path = fileURLToPath(new URL(file, import.meta.url)), shorter = relative(Deno.cwd(), path);
+    return shorter.startsWith("..") ? path : shorter;
+  };
+  const start = Deno.build.os === "windows"
+    ? ["deno", "task", "--config", from("../deno.json"), task]
+    : ["sh", from(`./${task}.sh`)];
+  return [...start, ...args].map(quoted).join(" ");
+}
+
+/** A word as a shell reads it. */
+function quoted(word: string): string {
+  return /^[\w./:=@%+,-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+}

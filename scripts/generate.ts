@@ -1,0 +1,79 @@
+/**
+ * Text from a model: `deno task generate`.
+ *
+ * @module
+ */
+import { generate, loadAdapter, Model } from "../mod.ts";
+import { chooseEngine } from "../kernels/engines/choose.ts";
+import { EXAMPLE } from "../training/options.ts";
+import { runCommand, type Work } from "./command.ts";
+import { choice, helpText, parseFlags, real, text, whole } from "./flags.ts";
+import { printable } from "./progress.ts";
+
+const USAGE = `Text that follows a prompt.
+
+  deno task generate --load_model model.pth --prompt "Dear diary, "`;
+
+const FLAGS = {
+  loadModel: text("FILE", "model, .pth or .safetensors; without it the bundled one"),
+  adapter: text("FILE", "adapter to use with it, unmerged"),
+  prompt: text("TEXT", "what the text begins with"),
+  tokens: whole("tokens at most"),
+  temperature: real("0 takes the likeliest token every time"),
+  topP: real("draw from the fewest likeliest tokens that hold this share"),
+  seed: whole("another number, another text"),
+  engine: choice(["auto", "webgpu", "cpu"], "what to compute on"),
+  vocab: text("FILE", "World vocabulary; without it, rwkv_vocab_v20230424.txt beside the model"),
+};
+
+const DEFAULTS = {
+  prompt: "The ",
+  tokens: 256,
+  temperature: 1,
+  topP: 0.85,
+  seed: 42,
+  engine: "auto",
+} as const;
+
+/** The command. @returns the exit code */
+export async function main(args: readonly string[], work: Work): Promise<number> {
+  const { values, help } = parseFlags(FLAGS, args);
+  if (help) {
+    const shown = (value: unknown) => value === undefined ? undefined : JSON.stringify(value);
+    console.log(
+      helpText(USAGE, { "Flags": FLAGS }, (option) => shown(DEFAULTS[option as keyof typeof DEFAULTS])),
+    );
+    return 0;
+  }
+  const { loadModel = EXAMPLE.model, adapter: adapterPath, engine: choice, ...options } = {
+    ...DEFAULTS,
+    ...values,
+  };
+  const adapter = adapterPath === undefined ? undefined : await loadAdapter(adapterPath);
+  const { engine, reason } = await chooseEngine(choice);
+  console.error(reason);
+  using model = Model.load(loadModel, engine);
+  const pieces = generate(model, { ...options, ...(adapter ? { adapter } : {}) });
+  const write = writer();
+  let shown = options.prompt;
+  for await (const piece of pieces) {
+    work.begun = true;
+    write(shown + piece);
+    shown = "";
+  }
+  write(shown + "\n");
+  engine.dispose();
+  return 0;
+}
+
+/** Writes to stdout at once; control characters as they are only where stdout is no terminal. */
+function writer(): (text: string) => void {
+  const safe = Deno.stdout.isTerminal() ? printable : (text: string) => text;
+  const encoder = new TextEncoder();
+  return (text) => {
+    const bytes = encoder.encode(safe(text));
+    for (let done = 0; done < bytes.length;) done += Deno.stdout.writeSync(bytes.subarray(done));
+  };
+}
+
+if (import.meta.main) await runCommand(main);

@@ -1,0 +1,55 @@
+/**
+ * Trains a model from scratch: `deno task pretrain`.
+ *
+ * @module
+ */
+import { pretrain, type PretrainOptions } from "../mod.ts";
+import { OptionError } from "../training/options.ts";
+import { commandLine, runCommand, type Work } from "./command.ts";
+import { ACCEPTED, notNeeded } from "./compatibility.ts";
+import { helpText, parseFlags, text, whole } from "./flags.ts";
+import { trainOnTerminal } from "./training.ts";
+import { FILES, LENGTH, OPTIMIZER, pick, WATCHING } from "./training_flags.ts";
+
+const USAGE = `Trains an RWKV-7 model from scratch.
+
+  deno task pretrain --n_layer 12 --n_embd 768 --vocab_size 65536 --vocab rwkv_vocab_v20230424.txt \\
+    --data_file text.jsonl --proj_dir runs/mine`;
+
+const SIZES = {
+  nLayer: whole("layers"),
+  nEmbd: whole("channels"),
+  vocabSize: whole("tokens of the vocabulary: 256, for bytes, without it; 65536 for RWKV World"),
+  headSize: whole("channels of a head; 64 without it"),
+  initModel: text("FILE", "where the fresh model goes; <proj_dir>-init.safetensors without it"),
+};
+const SECTIONS = {
+  "Sizes": SIZES,
+  "Files": FILES,
+  "Length and memory": LENGTH,
+  "Optimizer": OPTIMIZER,
+  "Watching": WATCHING,
+};
+const OWN = { ...SIZES, ...FILES, ...LENGTH, ...OPTIMIZER, ...WATCHING };
+
+/** The command. @returns the exit code */
+export async function main(args: readonly string[], work: Work): Promise<number> {
+  const { values, help } = parseFlags({ ...OWN, ...ACCEPTED }, args);
+  if (help) {
+    console.log(helpText(USAGE, SECTIONS));
+    return 0;
+  }
+  const { nLayer, nEmbd, projDir, resume } = values;
+  if (resume === undefined && (nLayer === undefined || nEmbd === undefined || projDir === undefined)) {
+    throw new OptionError("Give the sizes and a run folder: --n_layer 12 --n_embd 768 --proj_dir runs/mine");
+  }
+  const note = notNeeded(values);
+  if (note) console.error(note);
+  return await trainOnTerminal({
+    task: "pretrain",
+    run: (listeners) => pretrain(pick(values, OWN) as PretrainOptions, listeners),
+    next: ({ output }) => `Try it with: ${commandLine("generate", ["--load_model", output])}`,
+  }, work);
+}
+
+if (import.meta.main) await runCommand(main);

@@ -1,0 +1,71 @@
+/**
+ * Trains a Bone adapter: `deno task run_bone`, or `sh scripts/run_bone.sh` from anywhere.
+ *
+ * @module
+ */
+import { train, type TrainOptions, type TrainResult } from "../mod.ts";
+import { EXAMPLE } from "../training/options.ts";
+import { commandLine, runCommand, type Work } from "./command.ts";
+import { boneConfig, checkDescription, COMPATIBILITY, notNeeded } from "./compatibility.ts";
+import { helpText, parseFlags } from "./flags.ts";
+import { baseOf, isInRuns, mergedPath } from "./runs.ts";
+import { trainOnTerminal } from "./training.ts";
+import {
+  FILES,
+  LENGTH,
+  METHOD,
+  MODEL,
+  OPTIMIZER,
+  pick,
+  trainingDefaults,
+  WATCHING,
+} from "./training_flags.ts";
+
+const USAGE = `Trains a Bone adapter for an RWKV-7 model.
+
+  sh scripts/run_bone.sh --load_model model.pth --data_file text.jsonl --proj_dir runs/mine
+  deno task run_bone
+
+Without flags it trains the bundled model on the bundled text. Flags are RWKV-PEFT's; those that have no meaning
+here are accepted and named, and sizes such as --n_layer are only compared with the model's file.`;
+
+const SECTIONS = {
+  "Files": { ...MODEL, ...FILES },
+  "Method": METHOD,
+  "Length and memory": LENGTH,
+  "Optimizer": OPTIMIZER,
+  "Watching": WATCHING,
+};
+const OWN = { ...MODEL, ...FILES, ...METHOD, ...LENGTH, ...OPTIMIZER, ...WATCHING };
+
+/** The command. @returns the exit code */
+export async function main(args: readonly string[], work: Work): Promise<number> {
+  const { values, help } = parseFlags({ ...OWN, ...COMPATIBILITY }, args);
+  if (help) {
+    console.log(helpText(USAGE, SECTIONS, trainingDefaults()));
+    return 0;
+  }
+  const options: TrainOptions = pick(values, OWN);
+  const config = boneConfig(values);
+  if (config) options.boneConfig = config;
+  const note = notNeeded(values);
+  if (note) console.error(note);
+  if (options.resume === undefined) checkDescription(values, options.loadModel ?? EXAMPLE.model);
+  return await trainOnTerminal({
+    task: "run_bone",
+    run: (listeners) => train(options, listeners),
+    next: (result) => mergeHint(options, result),
+  }, work);
+}
+
+/** The command that merges the result. */
+function mergeHint({ loadModel, peft, resume }: TrainOptions, { projDir, output }: TrainResult): string {
+  if (peft === "none") return "It is a whole model: there is nothing to merge";
+  const base = loadModel ?? (resume === undefined ? undefined : baseOf(resume)) ?? EXAMPLE.model;
+  const args = base === EXAMPLE.model && isInRuns(projDir)
+    ? []
+    : ["--base_model", base, "--lora_checkpoint", output, "--output", mergedPath(projDir, base)];
+  return `Merge it with: ${commandLine("merge_bone", args)}`;
+}
+
+if (import.meta.main) await runCommand(main);

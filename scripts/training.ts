@@ -1,0 +1,51 @@
+/**
+ * A training run on a terminal: messages and progress on stderr, results on stdout, Ctrl-C, and what to do next.
+ *
+ * @module
+ */
+import type { TrainListeners, TrainResult } from "../mod.ts";
+import { commandLine, type Work } from "./command.ts";
+import { listenForInterrupt } from "./interrupt.ts";
+import { printable, Progress } from "./progress.ts";
+
+/** What is particular to a command. */
+export interface Training {
+  /** Its task, as `--resume` is called by. */
+  readonly task: string;
+  run(listeners: TrainListeners): Promise<TrainResult>;
+  /** What to do with the result, as a line. */
+  next(result: TrainResult): string;
+}
+
+/** Runs a training. @returns the exit code: 130 where it was stopped */
+export async function trainOnTerminal({ task, run, next }: Training, work: Work): Promise<number> {
+  using interrupt = await listenForInterrupt();
+  const progress = new Progress();
+  const result = await run({
+    onMessage: (text) => progress.message(text),
+    onStep: (report) => {
+      work.begun = true;
+      progress.step(report);
+    },
+    shouldStop: () => interrupt.requested,
+  });
+  progress.finish();
+  const { heldOut, samples, output, projDir, steps, stopped } = result;
+  if (heldOut) {
+    console.log(`Held-out loss: ${heldOut.before.toFixed(4)} before, ${heldOut.after.toFixed(4)} after`);
+  }
+  if (samples) {
+    console.log(`Before:${indented(samples.before)}`);
+    console.log(`After:${indented(samples.after)}`);
+  }
+  console.log(`Written to ${output}`);
+  console.log(next(result));
+  if (!stopped) return 0;
+  console.error(`Stopped at step ${steps}; to go on: ${commandLine(task, ["--resume", projDir])}`);
+  return 130;
+}
+
+/** A text's lines one below the other, set off from what is around them. */
+function indented(text: string): string {
+  return printable(text).split("\n").map((line) => `\n    ${line}`).join("");
+}

@@ -1,0 +1,151 @@
+/**
+ * The flags of a training run, in sections as help shows them. Keys are those of {@link TrainOptions}.
+ *
+ * @module
+ */
+import type { BoneConfig, TrainOptions } from "../mod.ts";
+import { settle } from "../training/options.ts";
+import {
+  choice,
+  type Defaults,
+  type Flag,
+  type Flags,
+  json,
+  list,
+  real,
+  text,
+  toggle,
+  type Values,
+  whole,
+} from "./flags.ts";
+
+/** A flag for each of some options of a run. */
+type FlagsFor<K extends keyof TrainOptions> = { readonly [P in K]: Flag<TrainOptions[P]> };
+
+const BONE_CONFIG = '{"bone_mode":"bone","bone_load":"","bone_r":64}';
+
+/** Names that Bone has had; the method is one. */
+const BONE_NAMES = ["bone", "disha", "miss"];
+
+/** -1 says in RWKV-PEFT that nothing is asked for. */
+function orNone<T>(flag: Flag<number>, none: T): Flag<number | T> {
+  return { ...flag, read: (values) => flag.read(values) === -1 ? none : flag.read(values) };
+}
+
+/** The model to start from. */
+export const MODEL = {
+  loadModel: text("FILE", "base model, .pth or .safetensors; without it the bundled one"),
+} satisfies FlagsFor<"loadModel">;
+
+/** Files and folders. */
+export const FILES = {
+  dataFile: text(
+    "FILE",
+    'text to learn: .jsonl with {"text": …} a line, or plain text; without it, for the bundled model, the bundled one',
+  ),
+  dataType: choice(["auto", "utf-8", "jsonl"], "how to read it; auto goes by its extension"),
+  projDir: text("FOLDER", "run folder, must be new; without it the next free of runs/bone, runs/bone-2, …"),
+  force: toggle("replace an existing run folder"),
+  resume: text("FOLDER", "go on with a run that was stopped; everything else then comes from it"),
+  vocab: text("FILE", "World vocabulary; without it, rwkv_vocab_v20230424.txt beside the model"),
+} satisfies FlagsFor<"dataFile" | "dataType" | "projDir" | "force" | "resume" | "vocab">;
+
+/** The method and what trains. */
+export const METHOD = {
+  peft: {
+    ...text("METHOD", "bone (or by its later names disha and miss), or none to train every weight"),
+    read: ([name]: readonly string[]) => BONE_NAMES.includes(name!) ? "bone" : name!,
+  },
+  boneConfig: json(
+    BONE_CONFIG,
+    "rank, and an adapter to start from",
+    { bone_mode: "string", bone_load: "string", bone_r: "number" },
+  ) as Flag<BoneConfig>,
+  trainParts: list("weights whose names contain one of these train along"),
+} satisfies FlagsFor<"peft" | "boneConfig" | "trainParts">;
+
+/** How long, how much at once. */
+export const LENGTH = {
+  ctxLen: whole("tokens of a sample"),
+  microBsz: whole("samples of a micro-batch"),
+  accumulateGradBatches: whole("micro-batches of a step"),
+  epochSteps: whole("micro-batches of an epoch; without it one pass over the text"),
+  epochCount: whole("epochs"),
+  maxSteps: whole("stop after this many steps"),
+  gradCp: toggle("recompute blocks in the backward pass: less memory, a third more time"),
+  engine: choice(["auto", "webgpu", "cpu"], "what to compute on"),
+} satisfies FlagsFor<
+  | "ctxLen"
+  | "microBsz"
+  | "accumulateGradBatches"
+  | "epochSteps"
+  | "epochCount"
+  | "maxSteps"
+  | "gradCp"
+  | "engine"
+>;
+
+/** The optimizer. */
+export const OPTIMIZER = {
+  lrInit: real("learning rate at first"),
+  lrFinal: real("learning rate at last"),
+  lrSchedule: choice(["cos", "exp", "constant"], "how it gets there"),
+  warmupSteps: orNone(whole("steps over which it first rises"), 0),
+  beta1: real("AdamW"),
+  beta2: real("AdamW"),
+  adamEps: real("AdamW"),
+  weightDecay: real("AdamW"),
+  gradientClipVal: real("global gradient norm to clip at"),
+  layerwiseLr: toggle("att.w0 learns at twice the rate where it trains"),
+  l2wrap: toggle("pull the largest logit a little towards zero"),
+  randomSeed: orNone(whole("fixes data order, held-out split and noise"), undefined),
+} satisfies FlagsFor<
+  | "lrInit"
+  | "lrFinal"
+  | "lrSchedule"
+  | "warmupSteps"
+  | "beta1"
+  | "beta2"
+  | "adamEps"
+  | "weightDecay"
+  | "gradientClipVal"
+  | "layerwiseLr"
+  | "l2wrap"
+  | "randomSeed"
+>;
+
+/** What is kept and shown. */
+export const WATCHING = {
+  epochSave: whole("epochs between checkpoints"),
+  saveSteps: whole("steps between checkpoints, besides those"),
+  keep: whole("checkpoints to keep"),
+  heldOut: real("share of the text to measure on instead of learning it; 0 for none"),
+  samplePrompt: text("TEXT", "what samples before and after begin with; empty for none"),
+} satisfies FlagsFor<"epochSave" | "saveSteps" | "keep" | "heldOut" | "samplePrompt">;
+
+/** The values of one table among those of several. */
+export function pick<F extends Flags>(values: Readonly<Record<string, unknown>>, flags: F): Values<F> {
+  return Object.fromEntries(Object.entries(values).filter(([option]) => option in flags)) as Values<F>;
+}
+
+/** Defaults as help shows them; where they differ, both those for a model of one's own and those for the bundled one. */
+export function trainingDefaults(): Defaults {
+  const own = settle({ loadModel: "", dataFile: "" }, () => ""), bundled = settle({}, () => "");
+  return (option) => {
+    if (["loadModel", "dataFile", "projDir"].includes(option)) return undefined;
+    const [a, b] = [own, bundled].map((settings) => shown(settings[option as keyof typeof settings]));
+    return a === b ? a : `${a}; bundled model ${b}`;
+  };
+}
+
+function shown(value: unknown): string | undefined {
+  if (value === undefined) return undefined;
+  if (typeof value === "boolean") return value ? "1" : "0";
+  if (typeof value === "string") return /^\w[\w-]*$/.test(value) ? value : JSON.stringify(value);
+  if (typeof value === "number" && value > 0 && value < 1e-3) return value.toExponential();
+  return Array.isArray(value)
+    ? value.join(" ")
+    : typeof value === "object"
+    ? JSON.stringify(value)
+    : String(value);
+}
