@@ -222,9 +222,9 @@ Deno.test("run_bone, merge_bone and generate without a name for anything but the
     async () => {
       const ended = await run("merge_bone", "--engine", "cpu", "--device", "cuda");
       succeeded(ended);
-      match(ended.stderr, /^Merging runs\/bone\/adapter\.pth into model\.safetensors$/m);
+      match(ended.stderr, /^Merging runs\/bone\/adapter\.pth into \/.*\/model\.safetensors$/m);
       const [, difference] = ended.stdout.match(
-        /^Checked: .* by at most ([\d.e-]+), the largest being [\d.]+$/m,
+        /^Checked: .* by at most ([\d.e-]+), relative error [\d.]+e-\d+ where rounding explains [\d.]+$/m,
       )!;
       ok(Number(difference) < 1e-3, difference);
       using base = openTensorFile(inFolder("model.safetensors"));

@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { DEFAULT_RANK } from "../adapters/bone/bone.ts";
 import type { EngineChoice } from "../kernels/engines/choose.ts";
@@ -184,15 +183,7 @@ export function settle(options: TrainOptions, freeFolder: () => string): TrainSe
   }
   check(settings);
   const { resume: _resume, force: _force, ...rest } = settings;
-  // Absolute, so that a run can be resumed and merged from any folder.
-  const absolute = (path: string) => path && resolve(path);
-  return {
-    ...rest,
-    loadModel: absolute(rest.loadModel),
-    dataFile: absolute(rest.dataFile),
-    boneConfig: { ...boneConfig, bone_load: absolute(boneConfig.bone_load) },
-    ...(rest.vocab === undefined ? {} : { vocab: absolute(rest.vocab) }),
-  };
+  return rest;
 }
 
 function check(settings: TrainSettings): void {

@@ -46,6 +46,19 @@ export function readRun(path: string): RunConfig {
   return config;
 }
 
+/** Settings with absolute paths, so that a run can be resumed and merged from any folder. */
+export function placed(settings: TrainSettings): TrainSettings {
+  const absolute = (path: string) => path && resolve(path);
+  const { loadModel, dataFile, boneConfig, vocab } = settings;
+  return {
+    ...settings,
+    loadModel: absolute(loadModel),
+    dataFile: absolute(dataFile),
+    boneConfig: { ...boneConfig, bone_load: absolute(boneConfig.bone_load ?? "") },
+    ...(vocab === undefined ? {} : { vocab: absolute(vocab) }),
+  };
+}
+
 /** A resumed run's settings: its own, with the few that may change. */
 export function resumedSettings(settings: TrainSettings, options: TrainOptions): TrainSettings {
   const free: (keyof TrainOptions)[] = ["resume", "maxSteps", "engine", "projDir", "force"];

@@ -40,6 +40,7 @@ import { Programs } from "./programs.ts";
 import {
   fileDigest,
   freeFolder,
+  placed,
   readRun,
   requireSameInputs,
   resumedSettings,
@@ -131,7 +132,7 @@ export async function train(
     if (start.adapter instanceof Adapter) checkBase(start.adapter, model.fingerprint, settings.loadModel);
     const config: RunConfig = {
       version: RUN_VERSION,
-      settings,
+      settings: placed(settings),
       model: model.fingerprint,
       data: fileDigest(settings.dataFile),
     };
