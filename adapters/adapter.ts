@@ -226,16 +226,30 @@ export function loadAdapter(path: string): Adapter {
 
 type Description = { method: AdapterMethod; settings: Settings; base?: string };
 
+/** The description that a file carries, which may be anybody's; undefined where there is none. */
 function described(text: string | undefined, path: string): Description | undefined {
   if (text === undefined) return undefined;
-  const { version, method, settings, base } = JSON.parse(text);
-  if (version !== DESCRIPTION_VERSION) {
-    throw new AdapterError(
-      `Cannot load ${path}: its description has version ${version}, this Wishbone reads ${DESCRIPTION_VERSION}`,
-    );
+  const unusable = (why: string) => new AdapterError(`Cannot load ${path}: its description ${why}`);
+  let description: unknown;
+  try {
+    description = JSON.parse(text);
+  } catch {
+    throw unusable("is not JSON");
   }
+  const isObject = (value: unknown): value is Record<string, unknown> =>
+    typeof value === "object" && value !== null && !Array.isArray(value);
+  if (!isObject(description)) throw unusable("is not an object");
+  const { version, method, settings, base } = description;
+  if (version !== DESCRIPTION_VERSION) {
+    throw unusable(`has version ${JSON.stringify(version)}, and this Wishbone reads ${DESCRIPTION_VERSION}`);
+  }
+  if (typeof method !== "string" || !isObject(settings)) throw unusable("names no method and settings");
   const known = adapterMethod(method);
-  return { method: known, settings: known.configure(settings), ...(base ? { base } : {}) };
+  return {
+    method: known,
+    settings: known.configure(settings),
+    ...(typeof base === "string" && base ? { base } : {}),
+  };
 }
 
 function recognised(tensors: ReadonlyMap<string, HostTensor>, path: string): Description {
