@@ -24,6 +24,7 @@ import {
   wireAdapter,
 } from "./adapters/adapter.ts";
 import { checkMerge, formatOf, type MergeCheck, writeMerged } from "./adapters/merge.ts";
+import type { AdapterHints } from "./adapters/method.ts";
 import { adapterMethod } from "./adapters/registry.ts";
 import { openTensorFile } from "./formats/tensor_file.ts";
 import { chooseEngine, type EngineChoice } from "./kernels/engines/choose.ts";
@@ -40,9 +41,11 @@ export type { HostTensor } from "./adapters/adapter.ts";
 export type { MergeCheck } from "./adapters/merge.ts";
 export type {
   AdapterForward,
+  AdapterHints,
   AdapterMerge,
   AdapterMethod,
   AdapterParameter,
+  Noise,
   Settings,
   Site,
 } from "./adapters/method.ts";
@@ -63,7 +66,7 @@ export type { ModelState } from "./rwkv/session.ts";
 export type { LayerState, Wiring } from "./rwkv/v7.ts";
 export { computeGradients, type GradientOptions } from "./training/gradients.ts";
 export type { Schedule } from "./training/schedule.ts";
-export { type BoneConfig, OptionError, type TrainOptions } from "./training/options.ts";
+export { type BoneConfig, type LoraConfig, OptionError, type TrainOptions } from "./training/options.ts";
 export { pretrain, type PretrainOptions } from "./training/pretrain.ts";
 export { type StepReport, train, type TrainListeners, type TrainResult } from "./training/trainer.ts";
 
@@ -104,16 +107,16 @@ export interface CreateAdapterOptions {
  */
 export function createAdapter(model: Model, options: CreateAdapterOptions = {}): Adapter {
   const { peft = "bone", trainParts = [], seed = 42, ...settings } = options;
-  const noise = random(seed, "adapter");
-  return newAdapter(model, adapterMethod(peft), { settings, trainParts, random: () => noise.normal() });
+  return newAdapter(model, adapterMethod(peft), { settings, trainParts, noise: random(seed, "adapter") });
 }
 
 /**
  * Loads an adapter from a `.pth` or safetensors file with keys `<site>.<tensor>`, such as `blocks.0.att.key.bone`.
+ * @param hints what the file may leave unsaid: `loraAlpha`
  * @throws FormatError, AdapterError
  */
-export function loadAdapter(path: string): Promise<Adapter> {
-  return Promise.resolve().then(() => loadAdapterFile(path));
+export function loadAdapter(path: string, hints: AdapterHints = {}): Promise<Adapter> {
+  return Promise.resolve().then(() => loadAdapterFile(path, hints));
 }
 
 /** What {@link mergeAdapter} folds together. */

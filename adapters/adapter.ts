@@ -10,7 +10,7 @@ import { type Graph, sizeOf, Variable } from "../kernels/graph.ts";
 import { linearSites, type ModelConfig, type Site, weightShapes } from "../rwkv/config.ts";
 import { graphShape, type Model } from "../rwkv/model.ts";
 import type { Wiring } from "../rwkv/v7.ts";
-import type { AdapterMethod, AdapterParameter, Settings } from "./method.ts";
+import type { AdapterHints, AdapterMethod, AdapterParameter, Noise, Settings } from "./method.ts";
 import { adapterMethod, adapterMethods } from "./registry.ts";
 
 /** A file or a request does not fit: one sentence with what, where and what to do. */
@@ -73,19 +73,19 @@ export function weightsNamed(config: ModelConfig, parts: readonly string[]): str
  * A fresh adapter on every linear layer of a model, with copies of the weights that train along.
  * @param options.settings of the method
  * @param options.trainParts weights whose names contain one of these train too
- * @param options.random standard normal numbers, for methods that start from noise
+ * @param options.noise for methods that start from noise
  * @throws RangeError if the settings do not fit the model
  */
 export function newAdapter(
   model: { readonly config: ModelConfig; readonly file: Model["file"]; readonly fingerprint: string },
   method: AdapterMethod,
-  options: { settings: Settings; trainParts: readonly string[]; random: () => number },
+  options: { settings: Settings; trainParts: readonly string[]; noise: Noise },
 ): Adapter {
   const settings = method.configure(options.settings);
   const tensors = new Map<string, HostTensor>();
   for (const site of linearSites(model.config)) {
     for (const [name, { shape, initial }] of Object.entries(method.parameters(site, settings))) {
-      const data = initial?.(options.random) ?? new Float32Array(sizeOf(shape));
+      const data = initial?.(options.noise) ?? new Float32Array(sizeOf(shape));
       tensors.set(`${site.name}.${name}`, { shape, data });
     }
   }
@@ -211,7 +211,7 @@ export function saveAdapter(adapter: Adapter, path: string, options: { force?: b
  * The method and its settings come from the description in the file, or else from the names and shapes.
  * @throws FormatError, AdapterError
  */
-export function loadAdapter(path: string): Adapter {
+export function loadAdapter(path: string, hints: AdapterHints = {}): Adapter {
   using file = openTensorFile(path);
   const tensors = new Map<string, HostTensor>();
   for (const { name, dtype, shape } of file.tensors.values()) {
@@ -220,7 +220,7 @@ export function loadAdapter(path: string): Adapter {
     tensors.set(known, { shape, data: toFloat32(file.readBytes(name), dtype) });
   }
   const { method, settings, base } = described(file.metadata.get("wishbone"), path) ??
-    recognised(tensors, path);
+    recognised(tensors, path, hints);
   return new Adapter(method, settings, tensors, base);
 }
 
@@ -252,7 +252,11 @@ function described(text: string | undefined, path: string): Description | undefi
   };
 }
 
-function recognised(tensors: ReadonlyMap<string, HostTensor>, path: string): Description {
+function recognised(
+  tensors: ReadonlyMap<string, HostTensor>,
+  path: string,
+  hints: AdapterHints,
+): Description {
   const perSite = new Map<string, Record<string, readonly number[]>>();
   for (const [name, { shape }] of tensors) {
     const match = /^(blocks\.\d+\.(?:att|ffn)\.(?:receptance|key|value|output))\.(?!weight$|bias$)(.+)$/.exec(
@@ -268,7 +272,7 @@ function recognised(tensors: ReadonlyMap<string, HostTensor>, path: string): Des
   const found = new Map<string, Description>();
   for (const [site, shapes] of perSite) {
     const candidates = adapterMethods().flatMap((method) => {
-      const settings = method.recognise(shapes);
+      const settings = method.recognise(shapes, hints);
       return settings ? [{ method, settings }] : [];
     });
     if (candidates.length !== 1) {

@@ -5,8 +5,9 @@
  */
 import type { Graph, Tensor } from "../kernels/graph.ts";
 import type { Site } from "../rwkv/config.ts";
+import type { Noise } from "../rwkv/initialise.ts";
 
-export type { Site };
+export type { Noise, Site };
 
 /** Settings of a method, as they are kept in files: plain JSON. */
 export type Settings = Readonly<Record<string, unknown>>;
@@ -15,8 +16,8 @@ export type Settings = Readonly<Record<string, unknown>>;
 export interface AdapterParameter {
   /** Its extents. */
   readonly shape: readonly number[];
-  /** Its first content; zeros where it is not given. `random` gives standard normal numbers. */
-  initial?(random: () => number): Float32Array;
+  /** Its first content; zeros where it is not given. */
+  initial?(noise: Noise): Float32Array;
 }
 
 /** What a method's expression is made from. */
@@ -64,8 +65,16 @@ export interface AdapterMethod<S extends Settings = Settings> {
   /**
    * Settings for the tensors of one site in a file that holds none; undefined if they are not this method's.
    * @param shapes by tensor name: `{ bone: [64, 2048] }`
+   * @param hints what the person says of the file
+   * @throws RangeError in one sentence if they are, but a hint is missing that the settings need
    */
-  recognise(shapes: Readonly<Record<string, readonly number[]>>): S | undefined;
+  recognise(shapes: Readonly<Record<string, readonly number[]>>, hints: AdapterHints): S | undefined;
+}
+
+/** What a file may leave unsaid. */
+export interface AdapterHints {
+  /** Alpha of a LoRA whose file does not hold it. */
+  readonly loraAlpha?: number;
 }
 
 const methods = new Map<string, AdapterMethod>();

@@ -4,8 +4,10 @@
  * @module
  */
 import { bone } from "./bone/bone.ts";
+import { lora } from "./lora/lora.ts";
 import { registerAdapter } from "./method.ts";
 
 registerAdapter(bone);
+registerAdapter(lora);
 
 export { adapterMethod, adapterMethods, registerAdapter } from "./method.ts";

@@ -17,6 +17,7 @@ import { chooseEngine } from "../kernels/engines/choose.ts";
 import type { Program } from "../kernels/plan.ts";
 import { extents, type MatmulAttributes } from "../kernels/ops/matmul/op.ts";
 import { Model } from "../rwkv/model.ts";
+import { random } from "../training/data/random.ts";
 import { writeFreshModel } from "../training/pretrain.ts";
 import { Programs } from "../training/programs.ts";
 import { Trainables } from "../training/trainables.ts";
@@ -58,7 +59,11 @@ function gigaflops(program: Program): number {
 /** Opens the example on an engine, and hands over its gradient program. */
 async function withStep<T>(engine: Engine, path: string, use: (program: Program) => Promise<T>): Promise<T> {
   const model = Model.load(path, engine);
-  const adapter = newAdapter(model, bone, { settings: { r: R }, trainParts: ["ln"], random: () => 0 });
+  const adapter = newAdapter(model, bone, {
+    settings: { r: R },
+    trainParts: ["ln"],
+    noise: random(1, "adapter"),
+  });
   const trainables = new Trainables(adapter, model.config, engine, { layerwise: true });
   const programs = new Programs({ model, adapter, trainables, B, T, recompute: false, l2: 1e-4 });
   using _loaded = await programs.load();

@@ -87,7 +87,11 @@ try {
     for (const [B, T, recompute] of runs) {
       using model = Model.load(path, engine);
       const weights = engine.allocatedBytes;
-      const adapter = newAdapter(model, bone, { settings: { r: RANK }, trainParts: [], random: () => 0 });
+      const adapter = newAdapter(model, bone, {
+        settings: { r: RANK },
+        trainParts: [],
+        noise: random(1, "adapter"),
+      });
       const trainables = new Trainables(adapter, model.config, engine, { layerwise: true });
       const programs = new Programs({ model, adapter, trainables, B, T, recompute, l2: 1e-4 });
       const planned = engine.allocatedBytes - weights + programs.bytes;

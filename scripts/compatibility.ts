@@ -34,7 +34,6 @@ const NOT_NEEDED = {
   maskId: any,
   sftField: any,
   sftSplit: any,
-  loraConfig: any,
   loraLoad: any,
   loraR: any,
   loraAlpha: any,

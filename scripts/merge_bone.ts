@@ -11,7 +11,7 @@ import { type Adapter, loadAdapter, mergeAdapter } from "../mod.ts";
 import { readModelConfig } from "../rwkv/model.ts";
 import { OptionError } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
-import { choice, helpText, parseFlags, text, toggle } from "./flags.ts";
+import { choice, helpText, parseFlags, real, text, toggle } from "./flags.ts";
 import { adapterOf, baseOf, mergedPath, newestRun } from "./runs.ts";
 
 const USAGE = `Folds an adapter into its base model and checks that the merged model says the same.
@@ -28,6 +28,7 @@ const FILES = {
     "FILE",
     "merged model, in the base's format unless .pth or .safetensors says otherwise; without it, merged.* beside the adapter",
   ),
+  loraAlpha: real("alpha of a LoRA whose file does not hold it"),
   force: toggle("replace an existing output, and merge even into another base than the adapter was made for"),
   engine: choice(["auto", "webgpu", "cpu"], "what to compute the check on"),
 };
@@ -50,7 +51,8 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   const { base, adapter, run } = inputs(values);
   const output = values.output ?? mergedPath(run, base);
   checkOutput(output, [base, adapter], force);
-  const loaded = await loadAdapter(adapter);
+  const { loraAlpha } = values;
+  const loaded = await loadAdapter(adapter, loraAlpha === undefined ? {} : { loraAlpha });
   fits(loaded, base);
   console.error(`Merging ${adapter} into ${base}`);
   work.begun = true;

@@ -168,7 +168,7 @@ Deno.test("run_bone with settings that do not fit says which", async (t) => {
       /^The rank r of bone is 129, over the 128 input channels of blocks\.0\.att\.receptance: lower r$/m,
     ],
     [["--bone_config", '{"bone_mode":"bat"}'], 'Unknown bone_mode "bat" in --bone_config: there is bone'],
-    [["--peft", "lora"], 'Unknown adapter "lora": there are bone'],
+    [["--peft", "pissa"], 'Unknown adapter "pissa": there are bone, lora'],
     [["--vocab_size", "65536"], /^--vocab_size is 65536 but model\.safetensors has 97: /],
     [["--vocab", "text.txt"], /^The vocabulary text\.txt does not fit model\.safetensors/],
     [["--micro_bsz", "0"], "--micro_bsz must be a whole number of at least 1: it is 0"],

@@ -6,7 +6,7 @@
 import { fileURLToPath } from "node:url";
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
-import { Adapter, attach, wireAdapter } from "../adapters/adapter.ts";
+import { Adapter } from "../adapters/adapter.ts";
 import { adapterMethod } from "../adapters/registry.ts";
 import { writeTensorFile } from "../formats/tensor_file.ts";
 import { Oracle } from "../kernels/engines/cpu/oracle.ts";
@@ -30,6 +30,7 @@ import {
   golden,
   goldenRows,
   goldenWkv7,
+  logitsOf,
   MODEL_PATH,
   smallModel,
   temporaryPath,
@@ -52,15 +53,21 @@ function goldenUnder(prefix: string): Map<string, { shape: readonly number[]; da
 
 for (const recompute of [false, true]) {
   const how = recompute ? ", blocks recomputed" : "";
-  for (const kind of ["full", "bone"]) {
+  for (
+    const [kind, settings] of [["full", undefined], ["bone", { r: 32 }], ["lora", {
+      r: 8,
+      alpha: 16,
+      rslora: false,
+    }]] as const
+  ) {
     testOnEngines(`computeGradients + golden ${kind}${how}: loss and every gradient`, async (engine) => {
       using model = smallModel(engine);
-      const adapter = new Adapter(adapterMethod("bone"), { r: 32 }, goldenUnder("bone.param."));
+      const adapter = settings && new Adapter(adapterMethod(kind), settings, goldenUnder(`${kind}.param.`));
       const { loss, gradients } = await computeGradients(model, {
         tokens,
         mask,
         recompute,
-        ...(kind === "bone" ? { adapter } : {}),
+        ...(adapter ? { adapter } : {}),
       });
       const [wanted] = golden.readFloat32(`${kind}.loss`);
       assert.ok(Math.abs(loss - wanted!) <= 1e-5, `loss ${loss} for ${wanted}`);
@@ -238,18 +245,6 @@ Deno.test("Session.feed + no tokens, and tokens outside the vocabulary: errors t
   assert.deepEqual(await reading.state(), before);
   reading.dispose();
 });
-
-/** Logits after each of `text`'s first tokens, through an adapter or without one. */
-async function logitsOf(model: Model, adapter?: Adapter): Promise<Float32Array> {
-  using attachment = adapter && attach(adapter, model);
-  const wire = (graph: Graph) => attachment ? wireAdapter(graph, model, attachment) : model.wire(graph);
-  const reading = new Session(model.config, wire, model.engine);
-  try {
-    return await reading.feed(text.slice(0, 16), "all");
-  } finally {
-    reading.dispose();
-  }
-}
 
 testOnEngines("bone + zeros: not a bit of the logits changes", async (engine) => {
   using model = smallModel(engine);

@@ -13,7 +13,7 @@ const lowRank: AdapterMethod<{ r: number }> = {
   parameters: (site, { r }) => ({
     A: {
       shape: [r, site.in],
-      initial: (normal) => Float32Array.from({ length: r * site.in }, () => normal() / r),
+      initial: (noise) => Float32Array.from({ length: r * site.in }, () => noise.normal() / r),
     },
     B: { shape: [site.out, r] },
   }),

@@ -15,6 +15,7 @@ import { linearCrossEntropy } from "../kernels/ops/cross_entropy/op.ts";
 import { assign } from "../kernels/ops/update/op.ts";
 import { linearSites, type ModelConfig } from "../rwkv/config.ts";
 import { Model } from "../rwkv/model.ts";
+import { Session } from "../rwkv/session.ts";
 import { forwardV7 } from "../rwkv/v7.ts";
 
 const fixture = (name: string) => fileURLToPath(new URL(`fixtures/${name}`, import.meta.url));
@@ -99,4 +100,19 @@ export function trainingGraph(
   });
   assign(graph, new Variable("loss", [1]), loss);
   return graph;
+}
+
+/** Logits of the model, with an adapter or without, after each of sixteen tokens. */
+export async function logitsOf(model: Model, adapter?: Adapter): Promise<Float32Array> {
+  using attachment = adapter && attach(adapter, model);
+  const wire = (graph: Graph) => attachment ? wireAdapter(graph, model, attachment) : model.wire(graph);
+  const reading = new Session(model.config, wire, model.engine);
+  try {
+    return await reading.feed(
+      Array.from({ length: 16 }, (_, i) => (7 * i + 3) % model.config.vocabulary),
+      "all",
+    );
+  } finally {
+    reading.dispose();
+  }
 }

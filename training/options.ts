@@ -18,6 +18,18 @@ export interface BoneConfig {
   readonly bone_r?: number;
 }
 
+/** LoRA's settings as RWKV-PEFT writes them. */
+export interface LoraConfig {
+  /** An adapter to go on from; "" for none. */
+  readonly lora_load?: string;
+  /** Rank. */
+  readonly lora_r?: number;
+  /** Numerator of the scale. */
+  readonly lora_alpha?: number;
+  /** Must be 0: there is no dropout yet. */
+  readonly lora_dropout?: number;
+}
+
 /** Options of a run: the commands' flags in camel case. */
 export interface TrainOptions {
   /** Base model, `.pth` or `.safetensors`. Default: the bundled one. */
@@ -76,6 +88,8 @@ export interface TrainOptions {
   peft?: string;
   /** Bone's settings. */
   boneConfig?: BoneConfig;
+  /** LoRA's settings. */
+  loraConfig?: LoraConfig;
   /** Settings of a method registered from outside. */
   peftConfig?: Readonly<Record<string, unknown>>;
   /** Weights whose names contain one of these train along with an adapter. */
@@ -136,6 +150,7 @@ const DEFAULTS = {
   gradCp: true,
   peft: "bone",
   boneConfig: { bone_mode: "bone", bone_load: "", bone_r: DEFAULT_RANK },
+  loraConfig: { lora_load: "", lora_r: 8, lora_alpha: 32, lora_dropout: 0 },
   trainParts: ["time", "ln"],
   randomSeed: 42,
   heldOut: 0.05,
@@ -165,6 +180,7 @@ export function settle(options: TrainOptions, freeFolder: () => string): TrainSe
   const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
   const bundled = options.loadModel === undefined;
   const boneConfig = { ...DEFAULTS.boneConfig, ...options.boneConfig };
+  const loraConfig = { ...DEFAULTS.loraConfig, ...options.loraConfig };
   const settings = {
     samplePrompt: DEFAULT_PROMPT,
     ...DEFAULTS,
@@ -173,10 +189,16 @@ export function settle(options: TrainOptions, freeFolder: () => string): TrainSe
     dataFile: EXAMPLE.data,
     ...given,
     boneConfig,
+    loraConfig,
     projDir: options.projDir ?? freeFolder(),
   } as TrainSettings & TrainOptions;
   if (!bundled && options.dataFile === undefined) {
     throw new OptionError("No training text was given for this model: name a file with --data_file");
+  }
+  if (loraConfig.lora_dropout) {
+    throw new OptionError(
+      `lora_dropout in --lora_config must be 0, there is no dropout yet: it is ${loraConfig.lora_dropout}`,
+    );
   }
   if (boneConfig.bone_mode !== "bone") {
     throw new OptionError(`Unknown bone_mode "${boneConfig.bone_mode}" in --bone_config: there is bone`);

@@ -49,12 +49,13 @@ export function readRun(path: string): RunConfig {
 /** Settings with absolute paths, so that a run can be resumed and merged from any folder. */
 export function placed(settings: TrainSettings): TrainSettings {
   const absolute = (path: string) => path && resolve(path);
-  const { loadModel, dataFile, boneConfig, vocab } = settings;
+  const { loadModel, dataFile, boneConfig, loraConfig, vocab } = settings;
   return {
     ...settings,
     loadModel: absolute(loadModel),
     dataFile: absolute(dataFile),
     boneConfig: { ...boneConfig, bone_load: absolute(boneConfig.bone_load ?? "") },
+    loraConfig: { ...loraConfig, lora_load: absolute(loraConfig.lora_load ?? "") },
     ...(vocab === undefined ? {} : { vocab: absolute(vocab) }),
   };
 }
@@ -66,7 +67,8 @@ export function resumedSettings(settings: TrainSettings, options: TrainOptions):
   for (const [name, value] of Object.entries(options)) {
     if (value === undefined || free.includes(name as keyof TrainOptions)) continue;
     const kept = settings[name as keyof TrainSettings];
-    const given = name === "boneConfig" ? { ...settings.boneConfig, ...options.boneConfig } : value;
+    // Settings of a method may be given in part.
+    const given = typeof kept === "object" && !Array.isArray(kept) ? { ...kept, ...value as object } : value;
     const samePath = typeof value === "string" && typeof kept === "string" && resolve(value) === kept;
     if (!same(given, kept) && !samePath) {
       throw new OptionError(

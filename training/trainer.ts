@@ -15,7 +15,7 @@ import {
   weightsNamed,
   wireAdapter,
 } from "../adapters/adapter.ts";
-import type { AdapterMethod } from "../adapters/method.ts";
+import type { AdapterMethod, Settings } from "../adapters/method.ts";
 import { adapterMethod } from "../adapters/registry.ts";
 import { fromFloat32 } from "../formats/dtype.ts";
 import { writeFileAtomic } from "../formats/atomic.ts";
@@ -183,23 +183,31 @@ function prepare(settings: TrainSettings, method: AdapterMethod | undefined) {
     const tensors = new Map(weightsNamed(config, [""]).map(hostTensor));
     return { config, adapter: { tensors } };
   }
-  const load = settings.boneConfig.bone_load;
-  if (method.name === "bone" && load) {
-    const adapter = loadAdapter(load);
+  const { load, given } = methodSettings(settings);
+  if (load) {
+    const adapter = loadAdapter(load, { loraAlpha: settings.loraConfig.lora_alpha! });
     checkFits(adapter, config);
     const others = weightsNamed(config, settings.trainParts).filter((name) => !adapter.tensors.has(name)).map(
       hostTensor,
     );
     return { config, adapter: adapter.withTensors(new Map([...adapter.tensors, ...others])) };
   }
-  const given = method.name === "bone" ? { r: settings.boneConfig.bone_r } : settings.peftConfig ?? {};
-  const noise = random(settings.randomSeed, "adapter");
   const adapter = newAdapter({ config, file, fingerprint: "" }, method, {
     settings: given,
     trainParts: settings.trainParts,
-    random: () => noise.normal(),
+    noise: random(settings.randomSeed, "adapter"),
   });
   return { config, adapter };
+}
+
+/** A method's own settings, and the adapter to go on from. */
+function methodSettings(
+  { peft, boneConfig, loraConfig, peftConfig }: TrainSettings,
+): { load?: string; given: Settings } {
+  const load = (path: string | undefined) => path ? { load: path } : {};
+  if (peft === "bone") return { ...load(boneConfig.bone_load), given: { r: boneConfig.bone_r } };
+  if (peft !== "lora") return { given: peftConfig ?? {} };
+  return { ...load(loraConfig.lora_load), given: { r: loraConfig.lora_r, alpha: loraConfig.lora_alpha } };
 }
 
 /** One run in progress. */
