@@ -132,7 +132,8 @@ const wkv7: Lowering = (call) => {
   const { T, N } = node.attributes as Wkv7Attributes;
   const [stacked, initial] = node.inputs as [Tensor, Tensor];
   const { B, H } = wkv7Sizes(stacked, { T, N });
-  const pointers = [...streams(stacked, address(stacked)), address(initial), ...node.outputs.map(address)];
+  const outputs = node.outputs.slice(0, 3).map(address);
+  const pointers = [...streams(stacked, address(stacked)), address(initial), ...outputs];
   return [share(call, B * H, { work: T * N * N / 4 }, (start, end, worker) => ({
     kernel: "wkv7Forward",
     args: [...pointers, T, H, N, start, end, scratch(worker)],
@@ -142,7 +143,8 @@ const wkv7: Lowering = (call) => {
 const wkv7Gradient: Lowering = (call) => {
   const { node, address, scratch } = call;
   const { T, N } = node.attributes as Wkv7Attributes;
-  const [stacked, ...others] = node.inputs as [Tensor, Tensor, Tensor, Tensor];
+  // The kernel works S a out anew, so it is not read here.
+  const [stacked, ...others] = node.inputs.slice(0, 4) as [Tensor, Tensor, Tensor, Tensor];
   const [dStreams, dInitial] = node.outputs as [Tensor, Tensor];
   const { B, H } = wkv7Sizes(stacked, { T, N });
   const pointers = [

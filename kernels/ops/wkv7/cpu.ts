@@ -18,13 +18,24 @@ interface Sizes {
   readonly end: number;
 }
 
-/** S ← S · diag(w) + (S a) ⊗ b + v ⊗ k at row `at` of the streams, each `stride` elements after the one before. */
-function step(S: Float64Array, N: number, x: NumberArray, at: number, stride: number): void {
+/**
+ * S ← S · diag(w) + (S a) ⊗ b + v ⊗ k at row `at` of the streams, each `stride` elements after the one before; S a is written
+ * to the same row of `kept`, where that is given.
+ */
+function step(
+  S: Float64Array,
+  N: number,
+  x: NumberArray,
+  at: number,
+  stride: number,
+  kept?: NumberArray,
+): void {
   const w = at + stride, k = at + 2 * stride, v = at + 3 * stride, a = at + 4 * stride, b = at + 5 * stride;
   for (let i = 0; i < N; i++) {
     const row = i * N, value = x[v + i]!;
     let sa = 0;
     for (let j = 0; j < N; j++) sa += S[row + j]! * x[a + j]!;
+    if (kept) kept[at + i] = sa;
     for (let j = 0; j < N; j++) S[row + j] = S[row + j]! * x[w + j]! + sa * x[b + j]! + value * x[k + j]!;
   }
 }
@@ -37,16 +48,18 @@ export function wkv7Forward(
     readonly y: NumberArray;
     readonly states: NumberArray;
     readonly final: NumberArray;
+    /** S a of every step, [B·T, C]. */
+    readonly sa: NumberArray;
   },
 ): void {
-  const { B, T, H, N, C, chunks, streams, initial, y, states, final, start, end } = call;
+  const { B, T, H, N, C, chunks, streams, initial, y, states, final, sa, start, end } = call;
   const stride = B * T * C, NN = N * N;
   for (let head = start; head < end; head++) {
     const S = Float64Array.from(initial.subarray(head * NN, (head + 1) * NN));
     for (let t = 0; t < T; t++) {
       if (t % CHUNK === 0) states.set(S, (head * chunks + t / CHUNK) * NN);
       const at = (Math.floor(head / H) * T + t) * C + (head % H) * N;
-      step(S, N, streams, at, stride);
+      step(S, N, streams, at, stride, sa);
       for (let i = 0; i < N; i++) {
         let sum = 0;
         for (let j = 0; j < N; j++) sum += S[i * N + j]! * streams[at + j]!;

@@ -21,7 +21,12 @@ export function unrolled(wgsl: string, N: number): string {
 /** Declares Lanes for head size N, functions `put_x(i, value)` for workgroup arrays, and reads and stores for storage arrays. */
 export function lanes(
   N: number,
-  arrays: { workgroup: readonly string[]; read?: readonly string[]; write?: readonly string[] },
+  arrays: {
+    workgroup: readonly string[];
+    read?: readonly string[];
+    write?: readonly string[];
+    columns?: readonly string[];
+  },
 ): string {
   const wide = N % 4 === 0;
   const put = (name: string) =>
@@ -39,6 +44,12 @@ export function lanes(
       : [`${name}[at] = value;`];
     return `fn store_${name}(at: u32, value: Lanes) { ${lines.join(" ")} }`;
   };
+  const storeColumn = (name: string) => {
+    const lines = wide
+      ? [0, 1, 2, 3].map((lane) => `${name}[at + ${lane}u * N] = value[${lane}];`)
+      : [`${name}[at] = value;`];
+    return `fn store_column(at: u32, value: Lanes) { ${lines.join(" ")} }`;
+  };
   return [
     `alias Lanes = ${wide ? "vec4<f32>" : "f32"};`,
     `const LANES = ${wide ? 4 : 1}u;`,
@@ -46,5 +57,6 @@ export function lanes(
     ...arrays.workgroup.map(put),
     ...(arrays.read ?? []).map(read),
     ...(arrays.write ?? []).map(store),
+    ...(arrays.columns ?? []).map(storeColumn),
   ].join("\n");
 }

@@ -42,7 +42,7 @@ export function wkv7Sizes(streams: Tensor, { T, N }: Wkv7Attributes): {
   return { B: streams.rows / 6 / T, H: streams.width / N, C: streams.width, chunks: Math.ceil(T / CHUNK) };
 }
 
-/** inputs: streams, initial state → y, kept states, final state */
+/** inputs: streams, initial state → y, kept states, final state, and sa of every step for the GPU's backward pass */
 const wkv7Op: Op<Wkv7Attributes> = {
   name: "wkv7",
   outputs(inputs, attributes) {
@@ -59,17 +59,19 @@ const wkv7Op: Op<Wkv7Attributes> = {
       { shape: [B * T, C], dtype: "f32" },
       { shape: [B * H, chunks * N * N], dtype: "f32" },
       { shape: [B, H * N * N], dtype: "f32" },
+      { shape: [B * T, C], dtype: "f32" },
     ];
   },
-  gradient({ graph, attributes, inputs: [streams, initial], outputs: [y, states], dOutputs, wanted }) {
+  gradient({ graph, attributes, inputs: [streams, initial], outputs: [y, states, , sa], dOutputs, wanted }) {
     const dy = dOutputs[0] ?? constant(graph, y!.shape, 0);
     const dFinal = dOutputs[2] ?? constant(graph, initial!.shape, 0);
-    const [dStreams, dInitial] = graph.add(wkv7GradientOp, [streams!, states!, dy, dFinal], attributes);
+    const [dStreams, dInitial] = graph.add(wkv7GradientOp, [streams!, states!, dy, dFinal, sa!], attributes);
     return [dStreams, wanted[1] ? dInitial : undefined];
   },
   units: (node) => heads(node.inputs[0]!, node.attributes),
   cpu({ attributes, inputs, memory, start, end }) {
-    const [streams, initial, y, states, final] = memory as [
+    const [streams, initial, y, states, final, sa] = memory as [
+      NumberArray,
       NumberArray,
       NumberArray,
       NumberArray,
@@ -84,6 +86,7 @@ const wkv7Op: Op<Wkv7Attributes> = {
       y,
       states,
       final,
+      sa,
       start,
       end,
     });
@@ -94,13 +97,13 @@ const wkv7Op: Op<Wkv7Attributes> = {
     return [{
       wgsl: specialise(forwardShader, N, { workgroup: ["r", "w", "k", "a", "b"] }),
       uniforms: [T, C, inputs[0]!.rows / 6, chunks],
-      bindings: [0, 1, 2, 3, 4].map((operand) => ({ operand })),
+      bindings: [0, 1, 2, 3, 4, 5].map((operand) => ({ operand })),
       workgroups: [heads(inputs[0]!, node.attributes), 1, 1],
     }];
   },
 };
 
-/** inputs: streams, kept states, dy, gradient of the final state → dStreams, gradient of the initial state, scratch */
+/** inputs: streams, kept states, dy, gradient of the final state, sa → dStreams, gradient of the initial state, scratch */
 const wkv7GradientOp: Op<Wkv7Attributes> = {
   name: "wkv7Gradient",
   outputs(inputs, attributes) {
@@ -114,7 +117,8 @@ const wkv7GradientOp: Op<Wkv7Attributes> = {
   },
   units: (node) => heads(node.inputs[0]!, node.attributes),
   cpu({ attributes, inputs, memory, start, end }) {
-    const [streams, states, dy, dFinal, dStreams, dInitial, scratch] = memory as [
+    const [streams, states, dy, dFinal, , dStreams, dInitial, scratch] = memory as [
+      NumberArray,
       NumberArray,
       NumberArray,
       NumberArray,
@@ -143,12 +147,13 @@ const wkv7GradientOp: Op<Wkv7Attributes> = {
     const { C, chunks } = wkv7Sizes(inputs[0]!, node.attributes);
     return [{
       wgsl: specialise(backwardShader, N, {
-        workgroup: ["r", "w", "k", "v", "a", "b", "g", "sa", "dsa"],
+        workgroup: ["r", "k", "v", "a", "b", "w", "g", "sa", "dsa"],
         read: ["states", "scratch", "d_final"],
-        write: ["scratch", "d_initial"],
+        write: ["d_initial"],
+        columns: ["scratch"],
       }),
       uniforms: [T, C, inputs[0]!.rows / 6, chunks],
-      bindings: [0, 1, 2, 3, 4, 5, 6].map((operand) => ({ operand })),
+      bindings: [0, 1, 2, 3, 4, 5, 6, 7].map((operand) => ({ operand })),
       workgroups: [heads(inputs[0]!, node.attributes), 1, 1],
     }];
   },

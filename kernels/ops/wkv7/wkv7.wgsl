@@ -8,6 +8,7 @@ struct Parameters { T: u32, C: u32, M: u32, chunks: u32 }
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;           // (B, T, H, N)
 @group(0) @binding(4) var<storage, read_write> states: array<Lanes>;    // (B, H, chunks, N, N)
 @group(0) @binding(5) var<storage, read_write> final_: array<Lanes>;    // (B, H, N, N)
+@group(0) @binding(6) var<storage, read_write> kept_sa: array<f32>;     // (B, T, H, N)
 const L = N / LANES;
 var<workgroup> r: array<Lanes, L>;
 var<workgroup> w: array<Lanes, L>;
@@ -44,6 +45,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       sum += inner(S[j], r[j]);
     }
     y[at] = sum;
+    kept_sa[at] = sa;
   }
   for (var j = 0u; j < L; j++) { final_[(head * N + i) * L + j] = S[j]; }
 }

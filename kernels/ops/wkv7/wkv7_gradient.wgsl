@@ -1,6 +1,6 @@
-// One workgroup a head. From the last chunk to the first: recompute the chunk's states from the kept one, each thread a
-// value row; then walk back. Thread n then holds row n of dS, for dv and dsa, and column n of it, for the gradients along
-// the key axis, so that every sum is one thread's own. Four channels at a time.
+// One workgroup a head. From the last chunk to the first: thread n recomputes column n of the chunk's states from the kept one,
+// with sa as the forward pass kept it; then walks back. It then holds row n of dS, for dv and dsa, and column n of it, for the
+// gradients along the key axis, so that every sum is one thread's own, and neighbours read and write neighbours. Four channels at a time.
 // Loops over j are written out before compiling: see lanes.ts.
 // Declared before this text: N, CHUNK, and Lanes (vec4<f32>, or f32 where N is no multiple of 4) with LANES and inner().
 struct Parameters { T: u32, C: u32, M: u32, chunks: u32 }
@@ -9,9 +9,10 @@ struct Parameters { T: u32, C: u32, M: u32, chunks: u32 }
 @group(0) @binding(2) var<storage, read> states: array<f32>;            // (B, H, chunks, N, N)
 @group(0) @binding(3) var<storage, read> dy: array<f32>;                // (B, T, H, N)
 @group(0) @binding(4) var<storage, read> d_final: array<f32>;           // (B, H, N, N)
-@group(0) @binding(5) var<storage, read_write> d_streams: array<f32>;   // (6, B, T, H, N)
-@group(0) @binding(6) var<storage, read_write> d_initial: array<f32>;   // (B, H, N, N)
-@group(0) @binding(7) var<storage, read_write> scratch: array<f32>;     // (B, H, CHUNK, N, N)
+@group(0) @binding(5) var<storage, read> kept_sa: array<f32>;           // (B, T, H, N)
+@group(0) @binding(6) var<storage, read_write> d_streams: array<f32>;   // (6, B, T, H, N)
+@group(0) @binding(7) var<storage, read_write> d_initial: array<f32>;   // (B, H, N, N)
+@group(0) @binding(8) var<storage, read_write> scratch: array<f32>;     // (B, H, CHUNK, N, N)
 const L = N / LANES;
 var<workgroup> r: array<Lanes, L>;
 var<workgroup> w: array<Lanes, L>;
@@ -20,26 +21,8 @@ var<workgroup> v: array<Lanes, L>;
 var<workgroup> a: array<Lanes, L>;
 var<workgroup> b: array<Lanes, L>;
 var<workgroup> g: array<Lanes, L>;
+var<workgroup> sa: array<Lanes, L>;
 var<workgroup> dsa: array<Lanes, L>;
-var<workgroup> sa: array<Lanes, L * CHUNK>;
-
-// Column elements of the state before step t of a chunk: the kept one before its first.
-fn state_before(t: u32, kept: u32, own: u32, at: u32) -> Lanes {
-  if (t == 0u) { return states_lanes(kept + at, N); }
-  return scratch_lanes(own + (t - 1u) * N * N + at, N);
-}
-
-fn stage(at: u32, stride: u32, n: u32) {
-  workgroupBarrier();
-  put_r(n, streams[at]);
-  put_w(n, streams[at + stride]);
-  put_k(n, streams[at + 2u * stride]);
-  put_v(n, streams[at + 3u * stride]);
-  put_a(n, streams[at + 4u * stride]);
-  put_b(n, streams[at + 5u * stride]);
-  put_g(n, dy[at]);
-  workgroupBarrier();
-}
 
 @compute @workgroup_size(N)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) n: u32) {
@@ -52,36 +35,48 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var row_dS: array<Lanes, L>;
   var column_dS: array<Lanes, L>;
   for (var j = 0u; j < L; j++) {
-    let i = j * LANES;
-    row_dS[j] = d_final_lanes((head * N + n) * N + i, 1u);
-    column_dS[j] = d_final_lanes((head * N + i) * N + n, N);
+    row_dS[j] = d_final_lanes((head * N + n) * N + j * LANES, 1u);
+    column_dS[j] = d_final_lanes((head * N + j * LANES) * N + n, N);
   }
   for (var chunk = p.chunks; chunk > 0u; chunk--) {
     let first = (chunk - 1u) * CHUNK;
     let count = min(CHUNK, p.T - first);
     let kept = (head * p.chunks + chunk - 1u) * N * N;
+    // The state's column: after step t on the way there, before it on the way back. scratch holds what precedes each step.
     var S: array<Lanes, L>;
-    for (var j = 0u; j < L; j++) { S[j] = states_lanes(kept + n * N + j * LANES, 1u); }
+    for (var j = 0u; j < L; j++) { S[j] = states_lanes(kept + j * LANES * N + n, N); }
     for (var t = 0u; t < count; t++) {
-      stage((first_row + first + t) * p.C + column, stride, n);
-      var sum = 0.0;
-      for (var j = 0u; j < L; j++) { sum += inner(S[j], a[j]); }
-      put_sa(t * N + n, sum);
-      let v_n = streams[(first_row + first + t) * p.C + column + 3u * stride];
+      let at = (first_row + first + t) * p.C + column;
+      workgroupBarrier();
+      put_v(n, streams[at + 3u * stride]);
+      put_sa(n, kept_sa[at]);
+      workgroupBarrier();
+      let w_n = streams[at + stride];
+      let k_n = streams[at + 2u * stride];
+      let b_n = streams[at + 5u * stride];
+      let here = own + t * N * N + n;
       for (var j = 0u; j < L; j++) {
-        S[j] = S[j] * w[j] + sum * b[j] + v_n * k[j];
-        store_scratch(own + (t * N + n) * N + j * LANES, S[j]);
+        store_column(here + j * LANES * N, S[j]);
+        S[j] = S[j] * w_n + sa[j] * b_n + v[j] * k_n;
       }
     }
-    storageBarrier();
     for (var back = count; back > 0u; back--) {
       let t = back - 1u;
       let at = (first_row + first + t) * p.C + column;
-      stage(at, stride, n);
       let r_n = streams[at];
       let w_n = streams[at + stride];
       let a_n = streams[at + 4u * stride];
       let g_n = dy[at];
+      workgroupBarrier();
+      put_r(n, r_n);
+      put_w(n, w_n);
+      put_k(n, streams[at + 2u * stride]);
+      put_v(n, streams[at + 3u * stride]);
+      put_a(n, a_n);
+      put_b(n, streams[at + 5u * stride]);
+      put_g(n, g_n);
+      put_sa(n, kept_sa[at]);
+      workgroupBarrier();
       var dv = 0.0;
       var ds = 0.0;
       for (var j = 0u; j < L; j++) {
@@ -97,16 +92,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       var dk = 0.0;
       var da = 0.0;
       var db = 0.0;
+      let here = own + t * N * N + n;
       for (var j = 0u; j < L; j++) {
-        let i = j * LANES;
-        let before = state_before(t, kept, own, i * N + n);
-        dr += inner(scratch_lanes(own + (t * N + i) * N + n, N), g[j]);
-        let d = column_dS[j] + g[j] * r_n;
-        dw += inner(d, before);
-        dk += inner(d, v[j]);
-        db += inner(d, sa[t * L + j]);
-        da += inner(before, dsa[j]);
-        column_dS[j] = d * w_n + dsa[j] * a_n;
+        dr += inner(S[j], g[j]);
+        S[j] = scratch_lanes(here + j * LANES * N, N);
+        column_dS[j] += g[j] * r_n;
+        dw += inner(column_dS[j], S[j]);
+        dk += inner(column_dS[j], v[j]);
+        db += inner(column_dS[j], sa[j]);
+        da += inner(S[j], dsa[j]);
+        column_dS[j] = column_dS[j] * w_n + dsa[j] * a_n;
       }
       d_streams[at] = dr;
       d_streams[at + stride] = dw;
@@ -115,7 +110,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       d_streams[at + 4u * stride] = da;
       d_streams[at + 5u * stride] = db;
     }
-    storageBarrier();
   }
   for (var j = 0u; j < L; j++) { store_d_initial((head * N + n) * N + j * LANES, row_dS[j]); }
 }
