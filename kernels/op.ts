@@ -139,6 +139,19 @@ export function wgslReader(name: string, binding: number, dtype: StorageType): s
   return declaration + `fn ${name}_at(i: u32) -> f32 {\n  return f32(${name}[i]);\n}\n`;
 }
 
+/**
+ * Writes the loops `for (var j = 0u; j < BOUND; j++) { … }` out, so that arrays indexed by j stay in registers: drivers put an
+ * array that is indexed at run time into memory. Bodies hold no braces.
+ */
+export function unrolled(wgsl: string, bound: string, count: number): string {
+  const loop = new RegExp(`for \\(var j = 0u; j < ${bound}; j\\+\\+\\) \\{([^{}]*)\\}`, "g");
+  return wgsl.replace(
+    loop,
+    (_, body: string) =>
+      Array.from({ length: count }, (_, j) => `{${body.replace(/\bj\b/g, `${j}u`)}}`).join("\n"),
+  );
+}
+
 /** Reads element `i` of processor memory as a number, whatever its storage. */
 export function widened(memory: NumberArray, dtype: StorageType): Float32Array | Float64Array | Int32Array {
   if (!(memory instanceof Uint16Array)) return memory;

@@ -15,6 +15,7 @@ import {
   type Op,
   type Pass,
   shapeError,
+  unrolled,
   widened,
 } from "../../op.ts";
 import { fours, type Layout } from "./fours.ts";
@@ -167,7 +168,7 @@ const matmulOp: Op<MatmulAttributes> = {
       return {
         wgsl: `const TILE = ${tile}u;\n${
           fours({ dtype: b!.dtype, transposeA, transposeB, mode, aligned })
-        }\n${shader}`,
+        }\n${unrolled(shader, "LOADS", 256 / tile)}`,
         uniforms: [
           ...[sizes.M, sizes.N, sizes.K, starts.a, starts.out],
           ...(transposeA ? [1, M] : [K, 1]),

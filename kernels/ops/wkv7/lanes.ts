@@ -5,19 +5,6 @@
  * @module
  */
 
-/**
- * Writes the loops `for (var j = 0u; j < L; j++) { … }` out, so that arrays indexed by j stay in registers: drivers put an array
- * that is indexed at run time into memory. Bodies hold no braces.
- */
-export function unrolled(wgsl: string, N: number): string {
-  const count = N % 4 === 0 ? N / 4 : N;
-  return wgsl.replace(
-    /for \(var j = 0u; j < L; j\+\+\) \{([^{}]*)\}/g,
-    (_, body: string) =>
-      Array.from({ length: count }, (_, j) => `{${body.replace(/\bj\b/g, `${j}u`)}}`).join("\n"),
-  );
-}
-
 /** Declares Lanes for head size N, functions `put_x(i, value)` for workgroup arrays, and reads and stores for storage arrays. */
 export function lanes(
   N: number,

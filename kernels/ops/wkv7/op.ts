@@ -15,11 +15,11 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { type NumberArray, type Op, requireF32, shapeError } from "../../op.ts";
+import { type NumberArray, type Op, requireF32, shapeError, unrolled } from "../../op.ts";
 import { constant } from "../map/op.ts";
 import { concatRows } from "../rows/op.ts";
 import { wkv7Backward, wkv7Forward } from "./cpu.ts";
-import { lanes, unrolled } from "./lanes.ts";
+import { lanes } from "./lanes.ts";
 import forwardShader from "./wkv7.wgsl" with { type: "text" };
 import backwardShader from "./wkv7_gradient.wgsl" with { type: "text" };
 
@@ -160,7 +160,9 @@ const wkv7GradientOp: Op<Wkv7Attributes> = {
 };
 
 function specialise(shader: string, N: number, arrays: Parameters<typeof lanes>[1]): string {
-  return `const N = ${N}u;\nconst CHUNK = ${CHUNK}u;\n${lanes(N, arrays)}\n${unrolled(shader, N)}`;
+  return `const N = ${N}u;\nconst CHUNK = ${CHUNK}u;\n${lanes(N, arrays)}\n${
+    unrolled(shader, "L", N % 4 === 0 ? N / 4 : N)
+  }`;
 }
 
 function heads(streams: Tensor, attributes: Wkv7Attributes): number {
