@@ -39,12 +39,13 @@ export async function saveCheckpoint(
     }
   }
   const checksums = Object.fromEntries([...contents].map(([name, { bytes }]) => [name, sha256(bytes)]));
+  const state = JSON.stringify({ step, checksums });
   const path = join(folder, `step-${String(step).padStart(8, "0")}.safetensors`);
   writeTensorFile(path, {
     format: "safetensors",
     tensors: [...contents].map(([name, { shape }]) => ({ name, shape, dtype: "F32" })),
     read: ({ name }) => contents.get(name)!.bytes,
-    metadata: new Map([["step", String(step)], ["checksums", JSON.stringify(checksums)]]),
+    metadata: new Map([["state", state], ["sha256", sha256(new TextEncoder().encode(state))]]),
     force: true,
   });
   for (const old of listCheckpoints(run).slice(keep)) Deno.removeSync(old.path);
@@ -82,7 +83,11 @@ export function loadCheckpoint(path: string, trainables: Trainables): number {
     throw damaged((error as FormatError).message);
   }
   using opened = file;
-  const checksums = JSON.parse(opened.metadata.get("checksums") ?? "{}");
+  const state = opened.metadata.get("state");
+  if (state === undefined || sha256(new TextEncoder().encode(state)) !== opened.metadata.get("sha256")) {
+    throw damaged("its description does not match its checksum");
+  }
+  const { step, checksums }: { step: number; checksums: Record<string, string> } = JSON.parse(state);
   for (const kind of KINDS) {
     for (const name of trainables.parameters.keys()) {
       const full = `${kind}.${name}`;
@@ -97,5 +102,5 @@ export function loadCheckpoint(path: string, trainables: Trainables): number {
       trainables.write(kind, name, opened.readFloat32(`${kind}.${name}`));
     }
   }
-  return Number(opened.metadata.get("step"));
+  return step;
 }
