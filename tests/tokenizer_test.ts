@@ -349,18 +349,3 @@ Deno.test({
     assert.deepEqual(realWorld.decodeBytes(realWorld.encodeBytes(bytes)), bytes);
   },
 });
-
-Deno.test({
-  name: "worldTokenizer() encodes more than 5 MB/s",
-  ignore: !hasAsset,
-  fn() {
-    const text = utf8.encode(
-      "The old harbour was full of ships, and 3 of them had come in that morning. ".repeat(28_000),
-    );
-    realWorld.encodeBytes(text.subarray(0, 200_000));
-    const began = performance.now();
-    realWorld.encodeBytes(text);
-    const rate = text.length / 1e3 / (performance.now() - began);
-    assert.ok(rate > 5, `${rate.toFixed(1)} MB/s`);
-  },
-});
