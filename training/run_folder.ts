@@ -39,9 +39,16 @@ export function readRun(path: string): RunConfig {
   } catch {
     throw new OptionError(`Cannot resume ${path}: it has no config.json, so it is not a run folder`);
   }
-  const config = JSON.parse(text) as RunConfig;
-  if (config.version !== RUN_VERSION) {
-    throw new OptionError(`Cannot resume ${path}: its config.json has version ${config.version}`);
+  let config: RunConfig;
+  try {
+    config = JSON.parse(text);
+  } catch {
+    throw new OptionError(`Cannot resume ${path}: its config.json is not whole, so start a new run`);
+  }
+  if (config?.version !== RUN_VERSION) {
+    throw new OptionError(
+      `Cannot resume ${path}: its config.json has version ${config?.version}, not ${RUN_VERSION}`,
+    );
   }
   return config;
 }
