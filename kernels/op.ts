@@ -139,6 +139,19 @@ export function wgslReader(name: string, binding: number, dtype: StorageType): s
   return declaration + `fn ${name}_at(i: u32) -> f32 {\n  return f32(${name}[i]);\n}\n`;
 }
 
+/** WGSL of an entry point that runs `body` for each element `i` below `p.size`, 64 to a workgroup in a {@link grid}. */
+export function forEachElement(body: readonly string[]): string {
+  return [
+    "@compute @workgroup_size(64)",
+    "fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,",
+    "        @builtin(local_invocation_index) lane: u32) {",
+    "  let i = (group.y * groups.x + group.x) * 64u + lane;",
+    "  if (i >= p.size) { return; }",
+    ...body.map((line) => `  ${line}`),
+    "}",
+  ].join("\n");
+}
+
 /**
  * Writes the loops `for (var j = 0u; j < BOUND; j++) { … }` out, so that arrays indexed by j stay in registers: drivers put an
  * array that is indexed at run time into memory. Bodies hold no braces.

@@ -8,7 +8,16 @@
  * @module
  */
 import { type Graph, sizeOf, type Tensor } from "../../graph.ts";
-import { type CpuCall, grid, type Op, type Pass, shapeError, wgslReader, widened } from "../../op.ts";
+import {
+  type CpuCall,
+  forEachElement,
+  grid,
+  type Op,
+  type Pass,
+  shapeError,
+  wgslReader,
+  widened,
+} from "../../op.ts";
 import { reduceGroups, reduceRows } from "../reduce/op.ts";
 import { emit, Expression, JAVASCRIPT, straightLine, WGSL } from "./expression.ts";
 
@@ -125,14 +134,7 @@ export const mapOp: Op<MapAttributes> = {
       ...outputs.map((_, k) =>
         `@group(0) @binding(${used.length + k + 1}) var<storage, read_write> out${k}: array<f32>;`
       ),
-      `@compute @workgroup_size(64)`,
-      `fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,`,
-      `        @builtin(local_invocation_index) lane: u32) {`,
-      `  let i = (group.y * groups.x + group.x) * 64u + lane;`,
-      `  if (i >= p.size) { return; }`,
-      ...statements.map((s) => `  ${s}`),
-      ...results.map((r, k) => `  out${k}[i] = ${r};`),
-      `}`,
+      forEachElement([...statements, ...results.map((r, k) => `out${k}[i] = ${r};`)]),
     ].join("\n");
     const operands = [...used, ...outputs.map((_, k) => inputs.length + k)];
     const bindings = operands.map((operand) => ({ operand }));

@@ -7,7 +7,7 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { grid, type Op, requireF32, shapeError } from "../../op.ts";
+import { forEachElement, grid, type Op, requireF32, shapeError } from "../../op.ts";
 import { map } from "../map/op.ts";
 import { reduceRows } from "../reduce/op.ts";
 
@@ -82,7 +82,7 @@ const tokenShiftOp: Op<ShiftAttributes> = {
       ...range(mixes).map((i) => buffer(i + 2, "read", `mix${i}`)),
       carried ? buffer(mixes + 2, "read", "carried") : "",
       ...range(mixes).map((i) => buffer(inputs.length + 1 + i, "read_write", `out${i}`)),
-      SHIFT_MAIN(
+      forEachElement(
         [
           "let row = i / p.C;",
           `var before = ${carried ? "carried[(row / p.T) * p.C + i % p.C]" : "0.0"};`,
@@ -101,17 +101,6 @@ const tokenShiftOp: Op<ShiftAttributes> = {
     }];
   },
 };
-
-const SHIFT_MAIN = (body: readonly string[]) =>
-  [
-    "@compute @workgroup_size(64)",
-    "fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,",
-    "        @builtin(local_invocation_index) lane: u32) {",
-    "  let i = (group.y * groups.x + group.x) * 64u + lane;",
-    "  if (i >= p.size) { return; }",
-    ...body.map((line) => `  ${line}`),
-    "}",
-  ].join("\n");
 
 /** inputs: dOut…, mixes… → dX */
 const tokenShiftGradientOp: Op<ShiftAttributes> = {
@@ -141,7 +130,7 @@ const tokenShiftGradientOp: Op<ShiftAttributes> = {
         `@group(0) @binding(${mixes + i + 1}) var<storage, read> mix${i}: array<f32>;`
       ),
       `@group(0) @binding(${2 * mixes + 1}) var<storage, read_write> dx: array<f32>;`,
-      SHIFT_MAIN([
+      forEachElement([
         "let c = i % p.C;",
         "var sum = 0.0;",
         ...range(mixes).map((k) => `sum += d${k}[i] * (1.0 - mix${k}[c]);`),
@@ -182,7 +171,7 @@ const previousRowOp: Op<{ readonly T: number }> = {
       "@group(0) @binding(1) var<storage, read> x: array<f32>;",
       carried ? "@group(0) @binding(2) var<storage, read> carried: array<f32>;" : "",
       `@group(0) @binding(${inputs.length + 1}) var<storage, read_write> out: array<f32>;`,
-      SHIFT_MAIN([
+      forEachElement([
         "let row = i / p.C;",
         `var before = ${carried ? "carried[(row / p.T) * p.C + i % p.C]" : "0.0"};`,
         "if (row % p.T != 0u) { before = x[i - p.C]; }",
