@@ -51,16 +51,18 @@ export interface Wiring {
  * @param tokens i32 [B·T, 1]
  * @param options.T steps of each of the B sequences
  * @param options.state what each layer carries in; zeros where it is not given
+ * @param options.keep [B·T, 1], 0 at the first token of each document where several share a row, else 1: nothing is carried
+ * over a 0, forward or backward, so that documents in one row are what they would be in rows of their own
  * @param options.recompute whether blocks are computed again in the backward pass instead of being kept
  * @returns hidden [B·T, C] and what each layer carries out
  */
 export function forwardV7(
   wiring: Wiring,
   tokens: Tensor,
-  options: { T: number; state?: readonly LayerState[]; recompute?: boolean },
+  options: { T: number; state?: readonly LayerState[]; keep?: Tensor | undefined; recompute?: boolean },
 ): { hidden: Tensor; state: LayerState[] } {
   const { graph, config, weight } = wiring;
-  const { T, state, recompute = false } = options;
+  const { T, state, keep, recompute = false } = options;
   const layerNorm = (x: Tensor, name: string) =>
     norm(graph, x, weight(`${name}.weight`), weight(`${name}.bias`), { eps: LAYER_NORM_EPS });
 
@@ -71,10 +73,10 @@ export function forwardV7(
     const block = () => {
       const name = `blocks.${layer}`, carried = state?.[layer];
       const attIn = layerNorm(x, `${name}.ln1`);
-      const att = timeMix(wiring, `${name}.att`, attIn, vFirst, T, carried);
+      const att = timeMix(wiring, `${name}.att`, attIn, vFirst, { T, carried, keep });
       const middle = map(graph, [x, att.out], (x, out) => x.add(out));
       const ffnIn = layerNorm(middle, `${name}.ln2`);
-      const out = channelMix(wiring, `${name}.ffn`, ffnIn, T, carried?.ffnShift);
+      const out = channelMix(wiring, `${name}.ffn`, ffnIn, { T, carried: carried?.ffnShift, keep });
       return {
         x: map(graph, [middle, out], (x, out) => x.add(out)),
         v: att.v,
@@ -100,14 +102,13 @@ function timeMix(
   name: string,
   x: Tensor,
   vFirst: Tensor | undefined,
-  T: number,
-  carried: LayerState | undefined,
+  { T, carried, keep }: { T: number; carried: LayerState | undefined; keep: Tensor | undefined },
 ): { out: Tensor; v: Tensor; state: Tensor } {
   const { heads: H, headSize: N } = config;
   const perHead = [x.rows, H];
   const own = (tensor: string) => weight(`${name}.${tensor}`);
   const mixes = [..."rwkvag"].map((stream) => own(`x_${stream}`));
-  const shift = carried ? { T, carried: carried.attShift } : { T };
+  const shift = { T, carried: carried?.attShift, keep };
   const [xr, xw, xk, xv, xa, xg] = tokenShift(graph, x, mixes, shift) as [
     Tensor,
     Tensor,
@@ -148,8 +149,10 @@ function timeMix(
     },
   ) as [Tensor, Tensor, Tensor];
 
+  // A step of no decay factor and no removal key, S ← v ⊗ k, begins a state afresh.
+  const kept = (x: Tensor) => keep ? map(graph, [x, keep], (x, keep) => x.mul(keep)) : x;
   const options = carried ? { T, N, state: carried.wkv } : { T, N };
-  const { y, state } = wkv7(graph, { r, w, k, v, a, b }, options);
+  const { y, state } = wkv7(graph, { r, w: kept(w), k, v, a: kept(a), b }, options);
   const normed = norm(graph, y, own("ln_x.weight"), own("ln_x.bias"), { groups: H, eps: GROUP_NORM_EPS });
   const products = map(graph, [r, k, own("r_k")], (r, k, rK) => r.mul(k).mul(rK));
   const bonus = reduceGroups(graph, products, perHead);
@@ -161,10 +164,9 @@ function channelMix(
   { graph, weight, linear }: Wiring,
   name: string,
   x: Tensor,
-  T: number,
-  carried: Tensor | undefined,
+  shift: { T: number; carried: Tensor | undefined; keep: Tensor | undefined },
 ): Tensor {
-  const [xk] = tokenShift(graph, x, [weight(`${name}.x_k`)], carried ? { T, carried } : { T });
+  const [xk] = tokenShift(graph, x, [weight(`${name}.x_k`)], shift);
   const k = map(graph, [linear(`${name}.key`, xk!)], (k) => k.relu().square());
   return linear(`${name}.value`, k);
 }

@@ -199,6 +199,18 @@ TOKEN_SHIFT.push({
   build: (g, [x, mix, carried]) => tokenShift(g, x!, [mix!], { T: 1, carried: carried! }),
 });
 
+for (const mixes of [1, 4]) {
+  TOKEN_SHIFT.push({
+    name: `tokenShift + ${mixes} mixes and steps that do not see the one before`,
+    inputs: [
+      uniform([10, 7]),
+      given([0, 1, 0, 1, 1, 1, 0, 0, 1, 1]),
+      ...Array.from({ length: mixes }, () => uniform([7])),
+    ],
+    build: (g, [x, keep, ...rest]) => tokenShift(g, x!, rest, { T: 5, keep: keep! }),
+  });
+}
+
 function recurrence(
   [B, T, H, N]: readonly [number, number, number, number],
   options: { state?: boolean; give?: "y" | "state" | "both" } = {},
@@ -224,7 +236,34 @@ function recurrence(
   };
 }
 
+/** The recurrence where the state begins afresh at some steps: at the first, within a chunk, at its border, twice running. */
+function restarts([B, T, H, N]: readonly [number, number, number, number]): Case {
+  const afresh = [0, 3, 5, 6, 16, 20];
+  const stream = (low: number, high: number) => uniform([B * T, H * N], low, high);
+  return {
+    name: `wkv7 + B ${B}, T ${T}, H ${H}, N ${N}, a state that begins afresh`,
+    inputs: [
+      stream(-1, 1),
+      stream(0.55, 1),
+      stream(-1, 1),
+      stream(-1, 1),
+      stream(-1 / N, 1 / N),
+      stream(-1, 1),
+      uniform([B, H * N * N]),
+      given(Array.from({ length: B * T }, (_, i) => afresh.includes(i % T) ? 0 : 1)),
+    ],
+    build: (g, [r, w, k, v, a, b, initial, keep]) => {
+      const kept = (x: Tensor) => map(g, [x, keep!], (x, keep) => x.mul(keep));
+      const streams = { r: r!, w: kept(w!), k: k!, v: v!, a: kept(a!), b: b! };
+      const { y, state } = wkv7(g, streams, { T, N, state: initial! });
+      return [y, state];
+    },
+  };
+}
+
 const WKV7: Case[] = [
+  restarts([2, 21, 2, 4]),
+  restarts([1, 40, 1, 64]),
   recurrence([1, 1, 1, 4]),
   recurrence([2, 21, 3, 4], { state: true }),
   recurrence([2, 16, 2, 8]),

@@ -78,6 +78,51 @@ for (const recompute of [false, true]) {
   }
 }
 
+for (const recompute of [false, true]) {
+  const how = recompute ? ", blocks recomputed" : "";
+  testOnEngines(
+    `computeGradients + documents packed into one row${how}: as in rows of their own`,
+    async (engine) => {
+      using model = smallModel(engine);
+      const number = randomNumbers(5), adapter = boneAdapter(model.config, 8, () => 0.05 * number());
+      const lengths = [7, 2, 17, 12], longest = 17;
+      const documents = lengths.map((length, i) =>
+        Array.from({ length }, (_, t) => (13 * i + 7 * t * t + 1) % 97)
+      );
+      const apart = await computeGradients(model, {
+        adapter,
+        recompute,
+        parameters: "all",
+        tokens: documents.map((document) => [...document, ...Array(longest - document.length).fill(0)]),
+        mask: lengths.map((length) => Array.from({ length: longest - 1 }, (_, t) => Number(t + 1 < length))),
+      });
+      const row = documents.flat();
+      const first = documents.flatMap((document) => document.map((_, t) => Number(t === 0)));
+      const options = {
+        adapter,
+        recompute,
+        parameters: "all",
+        tokens: [row],
+        mask: [first.slice(1).map((x) => 1 - x)],
+      } as const;
+      const packed = await computeGradients(model, { ...options, starts: [first.slice(0, -1)] });
+      // The oracle sums in float64; the others' sums run over other rows in another order.
+      const tolerance = engine instanceof Oracle ? 1e-12 : 2e-5;
+      assert.ok(
+        Math.abs(packed.loss - apart.loss) <= tolerance * apart.loss,
+        `loss ${packed.loss} for ${apart.loss}`,
+      );
+      for (const [name, gradient] of apart.gradients) {
+        assertClose(packed.gradients.get(name)!, gradient, tolerance, name);
+      }
+      const leaking = await computeGradients(model, options);
+      assert.ok(
+        relativeError(leaking.gradients.get("emb.weight")!, apart.gradients.get("emb.weight")!) > 1e-2,
+      );
+    },
+  );
+}
+
 testOnEngines("forwardV7 + two golden rows: every logit", async (engine) => {
   using model = smallModel(engine);
   const [B, T, V] = [2, 40, model.config.vocabulary];

@@ -18,6 +18,8 @@ export interface GradientOptions {
   readonly tokens: readonly ArrayLike<number>[];
   /** [B][T] over targets: counted where not 0. All count where it is not given. */
   readonly mask?: readonly ArrayLike<number>[];
+  /** [B][T] over inputs: not 0 at the first token of each document, where several share a row. One document a row else. */
+  readonly starts?: readonly ArrayLike<number>[];
   /** An adapter to read the model with. */
   readonly adapter?: Adapter;
   /** Which gradients: the adapter's tensors, or the model's weights and the adapter's. Default: the adapter's where there is one. */
@@ -35,15 +37,16 @@ export async function computeGradients(
   options: GradientOptions,
 ): Promise<{ loss: number; gradients: Map<string, Float32Array> }> {
   const { engine, config } = model;
-  const { tokens, mask, adapter, parameters = adapter ? "adapter" : "all", recompute = false } = options;
+  const { tokens, mask, starts, adapter, parameters = adapter ? "adapter" : "all", recompute = false } =
+    options;
   const B = tokens.length, T = (tokens[0]?.length ?? 0) - 1;
-  const counted = checkBatch(tokens, mask, config.vocabulary);
+  const counted = checkBatch(tokens, mask, starts, config.vocabulary);
   if (parameters === "adapter" && !adapter) {
     throw new RangeError("Gradients of the adapter were asked for, but none was given");
   }
 
   const variables: Variable[] = [];
-  const keep = (variable: Variable, content?: ArrayBufferView) => {
+  const hold = (variable: Variable, content?: ArrayBufferView) => {
     engine.allocate(variable, content);
     variables.push(variable);
     return variable;
@@ -52,20 +55,29 @@ export async function computeGradients(
   try {
     const flat = (f: (b: number, t: number) => number) =>
       Array.from({ length: B * T }, (_, i) => f(Math.floor(i / T), i % T));
-    const inputs = keep(
+    const inputs = hold(
       new Variable("inputs", [B * T, 1], "i32"),
       Int32Array.from(flat((b, t) => tokens[b]![t]!)),
     );
-    const targets = keep(
+    const targets = hold(
       new Variable("targets", [B * T, 1], "i32"),
       Int32Array.from(flat((b, t) => tokens[b]![t + 1]!)),
     );
     const weight = (b: number, t: number) => (mask ? mask[b]![t] ? 1 : 0 : 1) / counted;
-    const weights = keep(new Variable("weights", [B * T, 1]), Float32Array.from(flat(weight)));
+    const weights = hold(new Variable("weights", [B * T, 1]), Float32Array.from(flat(weight)));
+
+    const keep = starts && hold(
+      new Variable("keep", [B * T, 1]),
+      Float32Array.from(flat((b, t) => starts[b]![t] ? 0 : 1)),
+    );
 
     const graph = new Graph();
     const wiring = attachment ? wireAdapter(graph, model, attachment) : model.wire(graph);
-    const { hidden } = forwardV7(wiring, graph.use(inputs), { T, recompute });
+    const { hidden } = forwardV7(wiring, graph.use(inputs), {
+      T,
+      recompute,
+      keep: keep && graph.use(keep),
+    });
     const head = wiring.weight("head.weight");
     const wanted = new Map(attachment?.variables);
     if (parameters === "all") {
@@ -76,10 +88,10 @@ export async function computeGradients(
       headTrains,
     });
     const gradients = backward(graph, loss, [...wanted.values()].map((variable) => graph.use(variable)));
-    const lossOut = keep(new Variable("loss", [1]));
+    const lossOut = hold(new Variable("loss", [1]));
     assign(graph, lossOut, loss);
     const outputs = [...wanted].map(([name, variable], i) => {
-      const output = keep(new Variable(`gradient of ${name}`, variable.shape));
+      const output = hold(new Variable(`gradient of ${name}`, variable.shape));
       if (gradients[i]) assign(graph, output, gradients[i]);
       return [name, output] as const;
     });
@@ -99,6 +111,7 @@ export async function computeGradients(
 function checkBatch(
   tokens: readonly ArrayLike<number>[],
   mask: readonly ArrayLike<number>[] | undefined,
+  starts: readonly ArrayLike<number>[] | undefined,
   V: number,
 ): number {
   const length = tokens[0]?.length ?? 0;
@@ -116,6 +129,9 @@ function checkBatch(
     }
     if (mask && mask[b]?.length !== length - 1) {
       throw new RangeError(`The mask's row ${b} must have ${length - 1} entries, one for each target`);
+    }
+    if (starts && starts[b]?.length !== length - 1) {
+      throw new RangeError(`The starts' row ${b} must have ${length - 1} entries, one for each input`);
     }
     for (let t = 0; t < length - 1; t++) if (!mask || mask[b]![t]) counted++;
   });

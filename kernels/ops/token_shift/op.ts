@@ -8,7 +8,7 @@
  */
 import type { Graph, Tensor } from "../../graph.ts";
 import { forEachElement, grid, type Op, requireF32, shapeError } from "../../op.ts";
-import { map } from "../map/op.ts";
+import { constant, map, mapAll } from "../map/op.ts";
 import { reduceRows } from "../reduce/op.ts";
 
 interface ShiftAttributes {
@@ -154,6 +154,12 @@ const tokenShiftGradientOp: Op<ShiftAttributes> = {
 const previousRowOp: Op<{ readonly T: number }> = {
   name: "previousRow",
   outputs: ([x]) => [{ shape: x!.shape, dtype: "f32" }],
+  gradient({ graph, attributes: { T }, inputs: [x], dOutputs: [d], wanted }) {
+    if (wanted[1]) throw new RangeError("Cannot differentiate previousRow by its carried row");
+    // The step before is all of the mix: dX[t] = dOut[t + 1].
+    const whole = constant(graph, [x!.width], 1);
+    return [graph.add(tokenShiftGradientOp, [d!, whole], { T, mixes: 1 })[0], undefined];
+  },
   units: ({ inputs }) => inputs[0]!.rows,
   cpu({ attributes: { T }, inputs, memory, start, end }) {
     const C = inputs[0]!.width, x = memory[0]!, out = memory.at(-1)!, carried = inputs[1] && memory[1];
@@ -193,18 +199,31 @@ const previousRowOp: Op<{ readonly T: number }> = {
  * @param x [B·T, C]
  * @param mixes any number of [C]
  * @param options.carried [B, C], the row before the first
+ * @param options.keep [B·T, 1], 0 where a step must not see the one before it, as at the start of a packed document; else 1
  * @returns one [B·T, C] for each mix
  */
 export function tokenShift(
   graph: Graph,
   x: Tensor,
   mixes: readonly Tensor[],
-  options: { T: number; carried?: Tensor },
+  options: { T: number; carried?: Tensor | undefined; keep?: Tensor | undefined },
 ): Tensor[] {
-  const { T, carried } = options;
+  const { T, carried, keep } = options;
+  const previous = keep && graph.add(previousRowOp, carried ? [x, carried] : [x], { T })[0]!;
+  const before = previous && map(graph, [previous, keep], (row, keep) => row.mul(keep));
   const results: Tensor[] = [];
   for (let i = 0; i < mixes.length; i += MIXES_A_PASS) {
     const now = mixes.slice(i, i + MIXES_A_PASS);
+    if (before) {
+      results.push(
+        ...mapAll(
+          graph,
+          [x, before, ...now],
+          (x, before, ...mixes) => mixes.map((mix) => x.add(before.sub(x).mul(mix))),
+        ),
+      );
+      continue;
+    }
     const inputs = [x, ...now, ...(carried ? [carried] : [])];
     results.push(...graph.add(tokenShiftOp, inputs, { T, mixes: now.length }));
   }

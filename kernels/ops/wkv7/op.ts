@@ -4,8 +4,9 @@
  *     sa = S a;   S ← S · diag(w) + sa ⊗ b + v ⊗ k;   y = S r
  *
  * The six streams r, w, k, v, a, b come as one tensor [6·B·T, C], one below the other, so that the op stays within eight
- * storage bindings; w is the decay itself, in (0, 1). The state at the start of every {@link CHUNK} steps is kept, and the
- * backward pass recomputes the steps between from it: it never divides by the decay.
+ * storage bindings; w is the decay itself, in [0, 1): where w and a are 0 the state begins afresh, as it does between documents
+ * that share a row. The state at the start of every {@link CHUNK} steps is kept, and the backward pass recomputes the steps
+ * between from it: it never divides by the decay.
  *
  * Backward, with dS the gradient of the state after step t:
  *
@@ -170,7 +171,7 @@ function heads(streams: Tensor, attributes: Wkv7Attributes): number {
   return B * H;
 }
 
-/** The six streams of the recurrence, each [B·T, C]; w is the decay itself. */
+/** The six streams of the recurrence, each [B·T, C]; w is the decay itself, 0 (with a) where the state begins afresh. */
 export interface Wkv7Streams {
   readonly r: Tensor;
   readonly w: Tensor;
