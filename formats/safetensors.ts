@@ -66,6 +66,7 @@ export function readSafetensors(file: RandomAccessFile): TensorSource {
       const { begin, end } = entries.get(name)!;
       return file.read(dataStart + begin, end - begin);
     },
+    range: (name, from, to) => file.read(dataStart + entries.get(name)!.begin + from, to - from),
   };
 }
 

@@ -24,6 +24,8 @@ export interface TensorSource {
   readonly metadata: ReadonlyMap<string, string>;
   /** Reads one of `tensors` as contiguous row-major little-endian bytes. */
   readonly read: (name: string) => Uint8Array<ArrayBuffer>;
+  /** Reads the bytes from `begin` to before `end` of what `read` would give, in memory of that size where the file allows. */
+  readonly range: (name: string, begin: number, end: number) => Uint8Array<ArrayBuffer>;
 }
 
 /** Most dimensions of a tensor: torch's own limit, and what keeps a hostile file from listing millions. */

@@ -5,17 +5,24 @@
  * from its place when it is asked for. Prefixes that training frameworks put before every name (`module.`,
  * `_forward_module.`, …) are taken off, so that one model has one set of names.
  *
+ * A model in several files is opened by its index (`model.safetensors.index.json`), and a folder by the model in it.
+ *
  * @module
  */
 
+import { existsSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { writeFileAtomic } from "./atomic.ts";
-import { toFloat32 } from "./dtype.ts";
+import { tensorByteLength, toFloat32 } from "./dtype.ts";
 import { RandomAccessFile, writeFully } from "./random_access_file.ts";
 import { looksLikeSafetensors, readSafetensors, writeSafetensors } from "./safetensors.ts";
+import { INDEX_ENDING, readShardIndex, type Shard } from "./shard_index.ts";
 import type { TensorInfo, TensorSource, Write } from "./tensor.ts";
+import { quoted } from "./text.ts";
 import { readTorch, writeTorch } from "./torch.ts";
 
 export { FormatError } from "./format_error.ts";
+export type { Shard } from "./shard_index.ts";
 export type { TensorInfo } from "./tensor.ts";
 
 /** The formats that are read and written. */
@@ -23,7 +30,7 @@ export type TensorFormat = "safetensors" | "pth";
 
 /** An open file of tensors. */
 export interface TensorFile extends Disposable {
-  /** The path it was opened by. */
+  /** The path it was opened by; for a folder, that of the file or index in it. */
   readonly path: string;
   /** Its format. */
   readonly format: TensorFormat;
@@ -33,6 +40,8 @@ export interface TensorFile extends Disposable {
   readonly metadata: ReadonlyMap<string, string>;
   /** What every name in the file begins with and `tensors` leaves out, such as `module.`; mostly empty. */
   readonly prefix: string;
+  /** The files that an index divides the tensors among, by their full names; empty for a single file. */
+  readonly shards: readonly Shard[];
   /**
    * Reads a tensor as contiguous row-major little-endian bytes.
    *
@@ -46,6 +55,12 @@ export interface TensorFile extends Disposable {
    * @throws {RangeError} where its element type has no conversion
    */
   readFloat32(name: string): Float32Array<ArrayBuffer>;
+  /**
+   * Reads a tensor as `readBytes` does, in pieces of at most `bytes` bytes (default 16 MiB, a multiple of every element).
+   *
+   * @throws {FormatError} where the file has no such tensor, or its data is damaged
+   */
+  readPieces(name: string, bytes?: number): Iterable<Uint8Array<ArrayBuffer>>;
   /** Closes the file; closing twice is harmless. */
   close(): void;
 }
@@ -56,28 +71,88 @@ export interface WriteTensorFileOptions {
   format: TensorFormat;
   /** The tensors, in the order wanted in the file. */
   tensors: Iterable<TensorInfo>;
-  /** Gives the bytes of a tensor, contiguous row-major little-endian; called once for each, in turn. */
-  read: (info: TensorInfo) => Uint8Array;
+  /** Gives the bytes of a tensor, contiguous row-major little-endian, whole or in pieces; called once for each, in turn. */
+  read: (info: TensorInfo) => Uint8Array | Iterable<Uint8Array>;
   /** Free text to carry; for safetensors `format` is `pt` unless given. */
   metadata?: ReadonlyMap<string, string> | undefined;
   /** Replace an existing file (default: refuse). */
   force?: boolean | undefined;
 }
 
+/** What a model in a folder may be called, in the order of preference. */
+const MODEL_NAMES = [
+  `model.safetensors${INDEX_ENDING}`,
+  "model.safetensors",
+  `pytorch_model.bin${INDEX_ENDING}`,
+  "pytorch_model.bin",
+];
+
 /**
- * Opens a safetensors or `.pth` file.
+ * Opens a safetensors or `.pth` file, a model in several files by its index, or a folder that holds one of these.
  *
- * @throws {FormatError} where the file is neither, or is malformed in any way
+ * @throws {FormatError} where the file is none of these, or is malformed in any way
  * @throws {Deno.errors.NotFound} where nothing is there
  */
 export function openTensorFile(path: string): TensorFile {
-  const file = new RandomAccessFile(path);
+  const inFolder = MODEL_NAMES.map((name) => join(path, name)).find((path) => existsSync(path));
+  const file = new RandomAccessFile(inFolder ?? path);
   try {
-    const format = recognise(file);
-    const source = format === "pth" ? readTorch(file) : readSafetensors(file);
+    if (file.path.endsWith(INDEX_ENDING)) return openShards(file);
+    const { format, source } = openSource(file);
     return new OpenTensorFile(file, format, source);
   } catch (error) {
     file.close();
+    throw error;
+  }
+}
+
+function openSource(file: RandomAccessFile): { format: TensorFormat; source: TensorSource } {
+  const format = recognise(file);
+  return { format, source: format === "pth" ? readTorch(file) : readSafetensors(file) };
+}
+
+/** Opens what an index names; every tensor must be in the file that it says, and in no other. */
+function openShards(index: RandomAccessFile): TensorFile {
+  const files = [index], shards: Shard[] = [];
+  const sources = new Map<string, TensorSource>();
+  const tensors = new Map<string, TensorInfo>(), metadata = new Map<string, string>();
+  const formats = new Set<TensorFormat>();
+  try {
+    for (const [name, wanted] of readShardIndex(index)) {
+      const file = new RandomAccessFile(join(dirname(index.path), name));
+      files.push(file);
+      const { format, source } = openSource(file);
+      formats.add(format);
+      const missing = wanted.difference(source.tensors),
+        unnamed = new Set(source.tensors.keys()).difference(wanted);
+      if (missing.size) {
+        throw index.error(`${quoted(name)} lacks tensor ${quoted([...missing][0]!)} of its weight_map`);
+      }
+      if (unnamed.size) {
+        throw index.error(
+          `${quoted(name)} holds tensor ${quoted([...unnamed][0]!)}, which its weight_map has not there`,
+        );
+      }
+      const infos = [...source.tensors.values()];
+      shards.push({ file: name, tensors: infos.map(({ name, dtype, shape }) => ({ name, dtype, shape })) });
+      source.tensors.forEach((info, tensor) => (tensors.set(tensor, info), sources.set(tensor, source)));
+      source.metadata.forEach((text, key) => metadata.set(key, text));
+    }
+    if (formats.size !== 1) {
+      throw index.error(`its files are ${formats.size ? "of several formats" : "none at all"}`);
+    }
+    const source: TensorSource = {
+      tensors,
+      metadata,
+      read: (name) => sources.get(name)!.read(name),
+      range: (name, begin, end) => sources.get(name)!.range(name, begin, end),
+    };
+    return new OpenTensorFile(index, [...formats][0]!, source, {
+      shards,
+      close: () => files.forEach((f) => f.close()),
+    });
+  } catch (error) {
+    files.forEach((file) => file.close());
     throw error;
   }
 }
@@ -92,13 +167,19 @@ export function openTensorFile(path: string): TensorFile {
 export function writeTensorFile(path: string, options: WriteTensorFileOptions): void {
   const { format, read, metadata = new Map(), force } = options;
   const tensors = [...options.tensors];
-  const content = (info: TensorInfo): Iterable<Uint8Array> => [read(info)];
+  const content = (info: TensorInfo): Iterable<Uint8Array> => {
+    const bytes = read(info);
+    return bytes instanceof Uint8Array ? [bytes] : bytes;
+  };
   writeFileAtomic(path, (file) => {
     const write: Write = (bytes) => writeFully(file, bytes);
     if (format === "pth") writeTorch(write, tensors, content, { metadata });
     else writeSafetensors(write, tensors, content, new Map([["format", "pt"], ...metadata]));
   }, { force });
 }
+
+/** Bytes of a piece of a tensor. */
+const PIECE = 1 << 24;
 
 const PREFIXES = ["_forward_module.", "module.", "model.", "base_model."];
 
@@ -140,9 +221,21 @@ class OpenTensorFile implements TensorFile {
   readonly prefix: string;
   readonly #file: RandomAccessFile;
   readonly #source: TensorSource;
+  readonly shards: readonly Shard[];
+  readonly close: () => void;
 
-  constructor(file: RandomAccessFile, format: TensorFormat, source: TensorSource) {
+  constructor(
+    file: RandomAccessFile,
+    format: TensorFormat,
+    source: TensorSource,
+    { shards, close }: { shards: readonly Shard[]; close: () => void } = {
+      shards: [],
+      close: () => file.close(),
+    },
+  ) {
     this.#file = file;
+    this.shards = shards;
+    this.close = close;
     this.#source = source;
     this.format = format;
     this.metadata = source.metadata;
@@ -169,8 +262,12 @@ class OpenTensorFile implements TensorFile {
     return toFloat32(this.readBytes(name), dtype);
   }
 
-  close(): void {
-    this.#file.close();
+  *readPieces(name: string, bytes = PIECE): Generator<Uint8Array<ArrayBuffer>> {
+    const { dtype, shape } = this.#info(name);
+    const length = tensorByteLength(dtype, shape)!;
+    for (let at = 0; at < length; at += bytes) {
+      yield this.#source.range(this.prefix + name, at, Math.min(at + bytes, length));
+    }
   }
 
   [Symbol.dispose](): void {

@@ -62,17 +62,27 @@ export function readTorch(file: RandomAccessFile): TensorSource {
   }
 
   const checked = new Set<ZipEntry>();
+  /** Bytes `begin` to `end` of a tensor's window of its storage; its record's CRC is checked once. */
+  const window = ({ storage, offset }: TensorReference, begin: number, end: number) => {
+    const record = records.get(storage.key)!;
+    const start = offset * byteWidth(storage.dtype) + begin;
+    const bytes = readZipRange(file, record, start, end - begin, !checked.has(record));
+    checked.add(record);
+    return bytes;
+  };
+  const read = (name: string) => {
+    const reference = references.get(name)!;
+    const { shape, strides, storage } = reference;
+    const bytes = window(reference, 0, extentOf(shape, strides) * byteWidth(storage.dtype));
+    return isContiguous(reference) ? bytes : gather(bytes, reference);
+  };
   return {
     tensors,
     metadata: readMetadata(file, entries.get(`${root}/${METADATA_RECORD}`)),
-    read: (name) => {
+    read,
+    range: (name, begin, end) => {
       const reference = references.get(name)!;
-      const width = byteWidth(reference.storage.dtype);
-      const record = records.get(reference.storage.key)!;
-      const length = extentOf(reference.shape, reference.strides) * width;
-      const window = readZipRange(file, record, reference.offset * width, length, !checked.has(record));
-      checked.add(record);
-      return isContiguous(reference) ? window : gather(window, reference);
+      return isContiguous(reference) ? window(reference, begin, end) : read(name).slice(begin, end);
     },
   };
 }
