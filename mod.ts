@@ -52,7 +52,7 @@ export type {
 export { registerAdapter } from "./adapters/registry.ts";
 export type { Engine, Executable } from "./kernels/engine.ts";
 export { EngineError } from "./kernels/engine.ts";
-export type { TensorFile, TensorFormat, TensorInfo } from "./formats/tensor_file.ts";
+export type { Shard, TensorFile, TensorFormat, TensorInfo } from "./formats/tensor_file.ts";
 export type { DType } from "./formats/dtype.ts";
 export type { EngineChoice } from "./kernels/engines/choose.ts";
 export { Graph, Tensor, Variable } from "./kernels/graph.ts";
