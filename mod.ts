@@ -68,7 +68,8 @@ export { computeGradients, type GradientOptions } from "./training/gradients.ts"
 export type { Schedule } from "./training/schedule.ts";
 export { type BoneConfig, type LoraConfig, OptionError, type TrainOptions } from "./training/options.ts";
 export { pretrain, type PretrainOptions } from "./training/pretrain.ts";
-export { type StepReport, train, type TrainListeners, type TrainResult } from "./training/trainer.ts";
+export type { StepReport, TrainListeners, TrainResult } from "./training/listeners.ts";
+export { train } from "./training/trainer.ts";
 
 /**
  * Loads an RWKV-7 model from a `.pth` or safetensors file.

@@ -9,7 +9,8 @@ import { weightShapes } from "../rwkv/config.ts";
 import { freshConfig, type FreshModel, initialWeights } from "../rwkv/initialise.ts";
 import { random } from "./data/random.ts";
 import { OptionError, type TrainOptions } from "./options.ts";
-import { train, type TrainListeners, type TrainResult } from "./trainer.ts";
+import type { TrainListeners, TrainResult } from "./listeners.ts";
+import { train } from "./trainer.ts";
 
 /** Options of a run from scratch: those of training, and the sizes of the model. */
 export interface PretrainOptions extends Omit<TrainOptions, "loadModel" | "peft"> {

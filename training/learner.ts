@@ -1,0 +1,128 @@
+/**
+ * What learns: a model with its adapter, the tensors that train, and the programs of a step. It writes samples and results.
+ *
+ * @module
+ */
+import { join } from "node:path";
+import { Adapter, saveAdapter, wireAdapter } from "../adapters/adapter.ts";
+import type { AdapterMethod } from "../adapters/method.ts";
+import { fromFloat32 } from "../formats/dtype.ts";
+import { writeTensorFile } from "../formats/tensor_file.ts";
+import type { Engine } from "../kernels/engine.ts";
+import { sizeOf } from "../kernels/graph.ts";
+import { generateTokens } from "../rwkv/generate.ts";
+import type { Model } from "../rwkv/model.ts";
+import { Session } from "../rwkv/session.ts";
+import type { Tokenizer } from "../rwkv/tokenizer/tokenizer.ts";
+import { random } from "./data/random.ts";
+import type { TrainSettings } from "./options.ts";
+import { Programs } from "./programs.ts";
+import type { Start } from "./start.ts";
+import { Trainables } from "./trainables.ts";
+
+/** Tokens of a sample. */
+const SAMPLE_TOKENS = 160;
+/** L2Wrap's strength in RWKV-LM. */
+const L2WRAP = 1e-4;
+
+/** A model that trains. */
+export class Learner {
+  readonly trainables: Trainables;
+  readonly programs: Programs;
+  /** Undefined where the weights themselves train. */
+  readonly #adapter: Adapter | undefined;
+
+  constructor(
+    readonly model: Model,
+    method: AdapterMethod | undefined,
+    { tensors }: Start,
+    readonly settings: TrainSettings,
+  ) {
+    this.#adapter = method &&
+      new Adapter(method, (tensors as Adapter).settings, tensors.tensors, model.fingerprint);
+    this.trainables = new Trainables(tensors, model.config, model.engine, {
+      layerwise: settings.layerwiseLr,
+    });
+    this.programs = new Programs({
+      model,
+      adapter: this.#adapter,
+      trainables: this.trainables,
+      B: settings.microBsz,
+      T: settings.ctxLen,
+      recompute: settings.gradCp,
+      l2: settings.l2wrap ? L2WRAP : 0,
+    });
+  }
+
+  /** Where everything lies. */
+  get engine(): Engine {
+    return this.model.engine;
+  }
+
+  /** PEFT's line on what trains. */
+  describe(): string {
+    const count = (tensors: Iterable<{ shape: readonly number[] }>) =>
+      [...tensors].reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+    const added = [...this.#adapter?.tensors ?? []].filter(([name]) => !this.model.shapes.has(name));
+    const trainable = count(this.trainables.parameters.values());
+    const all = this.model.parameters + count(added.map(([, tensor]) => tensor));
+    const grouped = (n: number) => n.toLocaleString("en-US");
+    const share = (100 * trainable / all).toFixed(4);
+    return `trainable params: ${grouped(trainable)} || all params: ${grouped(all)} || trainable%: ${share}`;
+  }
+
+  /** Text that follows a prompt, the prompt included: always from the same random numbers. */
+  async sample(tokenizer: Tokenizer, prompt: string): Promise<string> {
+    const { model, settings } = this;
+    const variables = this.trainables.parameters;
+    const adapter = this.#adapter;
+    const session = new Session(
+      model.config,
+      (graph) => adapter ? wireAdapter(graph, model, { adapter, variables }) : model.wire(graph, variables),
+      this.engine,
+    );
+    const draw = random(settings.randomSeed, "sample");
+    const tokens: number[] = [];
+    const options = {
+      count: SAMPLE_TOKENS,
+      sampling: { temperature: 0.8, topP: 0.9 },
+      uniform: () => draw.uniform(),
+    };
+    try {
+      for await (const token of generateTokens(session, tokenizer.encode(prompt), options)) {
+        tokens.push(token);
+      }
+    } finally {
+      session.dispose();
+    }
+    return prompt + tokenizer.decode(tokens);
+  }
+
+  /** Writes the adapter, or the model in its file's dtypes, into a folder. @returns the path */
+  async save(folder: string): Promise<string> {
+    const tensors = await this.trainables.read("p");
+    if (this.#adapter) {
+      const path = join(folder, "adapter.pth");
+      saveAdapter(this.#adapter.withTensors(tensors), path, { force: true });
+      return path;
+    }
+    const { file } = this.model;
+    const path = join(folder, file.format === "pth" ? "model.pth" : "model.safetensors");
+    writeTensorFile(path, {
+      format: file.format,
+      tensors: file.tensors.values(),
+      read: ({ name, dtype }) => {
+        const trained = tensors.get(name);
+        return trained ? fromFloat32(trained.data, dtype) : file.readBytes(name);
+      },
+      force: true,
+    });
+    return path;
+  }
+
+  /** Releases what trains and the model. */
+  dispose(): void {
+    this.trainables.dispose();
+    this.model.dispose();
+  }
+}
