@@ -39,7 +39,14 @@ export class Adapter {
     readonly tensors: ReadonlyMap<string, HostTensor>,
     /** Fingerprint of the base model that it was made for, where it is known. */
     readonly base?: string,
+    /** Checked settings of the sites, by name, that have others than {@link settings}. */
+    readonly overrides: ReadonlyMap<string, Settings> = new Map(),
   ) {}
+
+  /** The settings at a site. */
+  settingsAt(site: string): Settings {
+    return this.overrides.get(site) ?? this.settings;
+  }
 
   /** Number of numbers that it holds. */
   get size(): number {
@@ -48,7 +55,7 @@ export class Adapter {
 
   /** The same adapter with other content. */
   withTensors(tensors: ReadonlyMap<string, HostTensor>): Adapter {
-    return new Adapter(this.method, this.settings, tensors, this.base);
+    return new Adapter(this.method, this.settings, tensors, this.base, this.overrides);
   }
 }
 
@@ -100,7 +107,7 @@ export function newAdapter(
  * @throws AdapterError that names up to five tensors
  */
 export function checkFits(adapter: Adapter, config: ModelConfig): void {
-  const { method, settings, tensors } = adapter;
+  const { method, tensors } = adapter;
   const sites = sitesByName(config), weights = weightShapes(config);
   const complain = (what: string, names: readonly string[]) => {
     const shown = names.slice(0, 5).map((name) => `"${name}"`).join(", ");
@@ -114,6 +121,7 @@ export function checkFits(adapter: Adapter, config: ModelConfig): void {
     let wanted: readonly number[] | undefined = weights.get(name);
     if (place) {
       used.add(place.site.name);
+      const settings = adapter.settingsAt(place.site.name);
       const parameters: Readonly<Record<string, AdapterParameter>> = method.parameters(place.site, settings);
       wanted = parameters[place.tensor]?.shape;
     }
@@ -126,7 +134,9 @@ export function checkFits(adapter: Adapter, config: ModelConfig): void {
   if (misshapen.length) throw complain("shapes differ:", misshapen);
   if (!used.size) throw new AdapterError(`The ${method.name} adapter holds no tensor for any linear layer`);
   const missing = [...used].flatMap((site) =>
-    Object.keys(method.parameters(sites.get(site)!, settings)).map((tensor) => `${site}.${tensor}`)
+    Object.keys(method.parameters(sites.get(site)!, adapter.settingsAt(site))).map((tensor) =>
+      `${site}.${tensor}`
+    )
   ).filter((name) => !tensors.has(name));
   if (missing.length) throw complain("it lacks", missing);
 }
@@ -168,11 +178,11 @@ export function adapterShape(name: string, shape: readonly number[], config: Mod
 
 /** How a graph reaches a model with an adapter. */
 export function wireAdapter(graph: Graph, model: Model, { adapter, variables }: Attachment): Wiring {
-  const { method, settings } = adapter;
+  const { method } = adapter;
   const base = model.wire(graph, variables);
   const sites = sitesByName(model.config);
   const linear = (name: string, x: ReturnType<Graph["use"]>) => {
-    const site = sites.get(name)!;
+    const site = sites.get(name)!, settings = adapter.settingsAt(name);
     const tensors = Object.keys(method.parameters(site, settings));
     if (!variables.has(`${name}.${tensors[0]}`)) return base.linear(name, x);
     const parameters = Object.fromEntries(tensors.map((t) => [t, graph.use(variables.get(`${name}.${t}`)!)]));
@@ -192,8 +202,14 @@ export function wireAdapter(graph: Graph, model: Model, { adapter, variables }: 
 
 /** Saves an adapter as `.pth` or safetensors, after the extension of the path. @throws if the path exists and `force` is not set */
 export function saveAdapter(adapter: Adapter, path: string, options: { force?: boolean } = {}): void {
-  const { method, settings, base, tensors } = adapter;
-  const description = JSON.stringify({ version: DESCRIPTION_VERSION, method: method.name, settings, base });
+  const { method, settings, base, tensors, overrides } = adapter;
+  const description = JSON.stringify({
+    version: DESCRIPTION_VERSION,
+    method: method.name,
+    settings,
+    base,
+    ...(overrides.size ? { overrides: Object.fromEntries(overrides) } : {}),
+  });
   writeTensorFile(path, {
     format: path.endsWith(".pth") ? "pth" : "safetensors",
     tensors: [...tensors].map(([name, { shape }]) => ({ name, shape, dtype: "F32" })),
@@ -219,12 +235,17 @@ export function loadAdapter(path: string, hints: AdapterHints = {}): Adapter {
     const known = name.replace(/\.disha$/, ".bone");
     tensors.set(known, { shape, data: toFloat32(file.readBytes(name), dtype) });
   }
-  const { method, settings, base } = described(file.metadata.get("wishbone"), path) ??
+  const { method, settings, base, overrides } = described(file.metadata.get("wishbone"), path) ??
     recognised(tensors, path, hints);
-  return new Adapter(method, settings, tensors, base);
+  return new Adapter(method, settings, tensors, base, overrides);
 }
 
-type Description = { method: AdapterMethod; settings: Settings; base?: string };
+type Description = {
+  method: AdapterMethod;
+  settings: Settings;
+  base?: string;
+  overrides?: ReadonlyMap<string, Settings>;
+};
 
 /** The description that a file carries, which may be anybody's; undefined where there is none. */
 function described(text: string | undefined, path: string): Description | undefined {
@@ -239,15 +260,21 @@ function described(text: string | undefined, path: string): Description | undefi
   const isObject = (value: unknown): value is Record<string, unknown> =>
     typeof value === "object" && value !== null && !Array.isArray(value);
   if (!isObject(description)) throw unusable("is not an object");
-  const { version, method, settings, base } = description;
+  const { version, method, settings, base, overrides = {} } = description;
   if (version !== DESCRIPTION_VERSION) {
     throw unusable(`has version ${JSON.stringify(version)}, and this Wishbone reads ${DESCRIPTION_VERSION}`);
   }
   if (typeof method !== "string" || !isObject(settings)) throw unusable("names no method and settings");
+  if (!isObject(overrides) || !Object.values(overrides).every(isObject)) {
+    throw unusable("has no list of overrides");
+  }
   const known = adapterMethod(method);
   return {
     method: known,
     settings: known.configure(settings),
+    overrides: new Map(
+      Object.entries(overrides).map(([site, settings]) => [site, known.configure(settings as Settings)]),
+    ),
     ...(typeof base === "string" && base ? { base } : {}),
   };
 }
@@ -269,7 +296,7 @@ function recognised(
       `Cannot load ${path}: it holds no adapter tensors such as "blocks.0.att.key.bone"`,
     );
   }
-  const found = new Map<string, Description>();
+  const found: { site: string; method: AdapterMethod; settings: Settings }[] = [];
   for (const [site, shapes] of perSite) {
     const candidates = adapterMethods().flatMap((method) => {
       const settings = method.recognise(shapes, hints);
@@ -281,13 +308,15 @@ function recognised(
         "no method that is registered";
       throw new AdapterError(`Cannot load ${path}: ${names} could have made ${listed} at ${site}`);
     }
-    const [{ method, settings }] = candidates as [Description];
-    found.set(JSON.stringify([method.name, settings]), { method, settings });
+    found.push({ site, ...candidates[0]! });
   }
-  if (found.size > 1) {
+  const { method, settings } = found[0]!;
+  const other = found.find((site) => site.method !== method);
+  if (other) {
     throw new AdapterError(
-      `Cannot load ${path}: its layers differ in settings: ${[...found.keys()].join(", ")}`,
+      `Cannot load ${path}: its layers are of different methods, ${method.name} and, at ${other.site}, ${other.method.name}`,
     );
   }
-  return [...found.values()][0]!;
+  const differs = found.filter((site) => JSON.stringify(site.settings) !== JSON.stringify(settings));
+  return { method, settings, overrides: new Map(differs.map(({ site, settings }) => [site, settings])) };
 }

@@ -18,7 +18,7 @@ import { type Adapter, AdapterError, attach, checkFits, wireAdapter } from "./ad
 
 /** The weight of a site with the adapter folded in, f32 [out, in]. */
 export function mergedWeight(adapter: Adapter, site: Site, weight: Float32Array): Float32Array {
-  const { method, settings, tensors } = adapter;
+  const { method, tensors } = adapter, settings = adapter.settingsAt(site.name);
   const names = Object.keys(method.parameters(site, settings));
   if (!tensors.has(`${site.name}.${names[0]}`)) return weight;
   const parameters = Object.fromEntries(

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { Adapter, loadAdapter, saveAdapter } from "../adapters/adapter.ts";
-import { writeMerged } from "../adapters/merge.ts";
+import { mergedWeight, writeMerged } from "../adapters/merge.ts";
 import { adapterMethod } from "../adapters/registry.ts";
 import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
 import { Model } from "../rwkv/model.ts";
@@ -78,4 +78,22 @@ Deno.test("lora.configure + settings that cannot be: one sentence", () => {
   assert.throws(() => configure({ r: 0 }), /rank r of lora must be a whole number of at least 1: it is 0/);
   assert.throws(() => configure({ alpha: NaN }), /alpha of lora must be a number/);
   assert.throws(() => configure({ rank: 4 }), /Unknown setting "rank" for lora/);
+});
+
+Deno.test("loadAdapter + a rank of its own at one site: recognised, saved, loaded and merged", () => {
+  const at = (site: string, r: number) =>
+    [[`${site}.lora_A`, [r, 4]], [`${site}.lora_B`, [4, r]]] as [string, number[]][];
+  const shapes = [...at("blocks.0.att.key", 2), ...at("blocks.0.att.value", 3)];
+  const bare = temporaryPath("ranks.safetensors"), saved = temporaryPath("ranks.pth");
+  writeTensorFile(bare, {
+    format: "safetensors",
+    tensors: shapes.map(([name, shape]) => ({ name, shape, dtype: "F32" })),
+    read: ({ shape }) => new Uint8Array(new Float32Array(shape[0]! * shape[1]!).fill(1).buffer),
+  });
+  saveAdapter(loadAdapter(bare, { loraAlpha: 6 }), saved);
+  const adapter = loadAdapter(saved);
+  assert.equal(adapter.settingsAt("blocks.0.att.key").r, 2);
+  assert.equal(adapter.settingsAt("blocks.0.att.value").r, 3);
+  const site = { name: "blocks.0.att.value", layer: 0, in: 4, out: 4 };
+  assert.deepEqual(mergedWeight(adapter, site, new Float32Array(16)), new Float32Array(16).fill(6));
 });

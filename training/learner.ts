@@ -39,7 +39,13 @@ export class Learner {
     readonly settings: TrainSettings,
   ) {
     this.#adapter = method &&
-      new Adapter(method, (tensors as Adapter).settings, tensors.tensors, model.fingerprint);
+      new Adapter(
+        method,
+        (tensors as Adapter).settings,
+        tensors.tensors,
+        model.fingerprint,
+        (tensors as Adapter).overrides,
+      );
     this.trainables = new Trainables(tensors, model.config, model.engine, {
       layerwise: settings.layerwiseLr,
     });
