@@ -10,6 +10,8 @@ export class FormatError extends Error {
   override readonly name = "FormatError";
   /** The file at fault. */
   readonly path: string;
+  /** What is wrong with it and where, as a clause. */
+  readonly reason: string;
 
   /**
    * Puts the clauses together.
@@ -21,5 +23,6 @@ export class FormatError extends Error {
   constructor(path: string, reason: string, remedy = "download or save the file again") {
     super(`Cannot read "${path}": ${reason}; ${remedy}`);
     this.path = path;
+    this.reason = reason;
   }
 }

@@ -28,6 +28,9 @@ export async function trainOnTerminal({ task, run, next }: Training, work: Work)
       progress.step(report);
     },
     shouldStop: () => interrupt.requested,
+    onFailure: ({ projDir, step }) => {
+      progress.message(`Step ${step} is saved; to go on: ${commandLine(task, ["--resume", projDir])}`);
+    },
   });
   progress.finish();
   const { heldOut, samples, output, projDir, steps, stopped } = result;

@@ -47,7 +47,10 @@ export const FILES = {
   dataType: choice(["auto", "utf-8", "jsonl"], "how to read it; auto goes by its extension"),
   projDir: text("FOLDER", "run folder, must be new; without it the next free of runs/bone, runs/bone-2, …"),
   force: toggle("replace an existing run folder"),
-  resume: text("FOLDER", "go on with a run that was stopped; everything else then comes from it"),
+  resume: text(
+    "FOLDER",
+    "go on with a run that was stopped, or with the checkpoint named; everything else then comes from it",
+  ),
   vocab: text("FILE", "World vocabulary; without it, rwkv_vocab_v20230424.txt beside the model"),
 } satisfies FlagsFor<"dataFile" | "dataType" | "projDir" | "force" | "resume" | "vocab">;
 

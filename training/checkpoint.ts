@@ -6,8 +6,8 @@
  * @module
  */
 import { createHash } from "node:crypto";
-import { join } from "node:path";
-import { type FormatError, openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
+import { basename, dirname, join } from "node:path";
+import { FormatError, openTensorFile, type TensorFile, writeTensorFile } from "../formats/tensor_file.ts";
 import { KINDS, type Trainables } from "./trainables.ts";
 
 /** A checkpoint that cannot be used: which and why. */
@@ -16,11 +16,18 @@ export class CheckpointError extends Error {
 }
 
 const FOLDER = "checkpoints";
-const FILE_NAME = /^step-(\d{8})\.safetensors$/;
+const FILE_NAME = /^step-(\d{8,})\.safetensors$/;
+/** What `writeFileAtomic` calls a file that has not got its name yet. */
+const LEFTOVER = /^\..+\.\d+-[0-9a-f]{8}\.tmp$/;
 
 const sha256 = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex");
 
-/** Writes the checkpoint of a step into a run folder and removes all but the last `keep`. @returns its path */
+/**
+ * Writes the checkpoint of a step into a run folder and removes all but the last `keep`.
+ *
+ * @returns its path
+ * @throws CheckpointError if it cannot be written; what was there before is untouched
+ */
 export async function saveCheckpoint(
   run: string,
   step: number,
@@ -41,15 +48,34 @@ export async function saveCheckpoint(
   const checksums = Object.fromEntries([...contents].map(([name, { bytes }]) => [name, sha256(bytes)]));
   const state = JSON.stringify({ step, checksums });
   const path = join(folder, `step-${String(step).padStart(8, "0")}.safetensors`);
-  writeTensorFile(path, {
-    format: "safetensors",
-    tensors: [...contents].map(([name, { shape }]) => ({ name, shape, dtype: "F32" })),
-    read: ({ name }) => contents.get(name)!.bytes,
-    metadata: new Map([["state", state], ["sha256", sha256(new TextEncoder().encode(state))]]),
-    force: true,
-  });
+  try {
+    writeTensorFile(path, {
+      format: "safetensors",
+      tensors: [...contents].map(([name, { shape }]) => ({ name, shape, dtype: "F32" })),
+      read: ({ name }) => contents.get(name)!.bytes,
+      metadata: new Map([["state", state], ["sha256", sha256(new TextEncoder().encode(state))]]),
+      force: true,
+    });
+  } catch (error) {
+    throw new CheckpointError(`The checkpoint of step ${step} was not saved: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
   for (const old of listCheckpoints(run).slice(keep)) Deno.removeSync(old.path);
   return path;
+}
+
+/** Removes what saves that were cut off have left. The run must be held: nobody else may be writing in it. */
+export function removeLeftovers(run: string): void {
+  for (const folder of [run, join(run, FOLDER)]) {
+    try {
+      for (const { name } of Deno.readDirSync(folder)) {
+        if (LEFTOVER.test(name)) Deno.removeSync(join(folder, name));
+      }
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
+  }
 }
 
 /** Checkpoints of a run, the newest (by step, never by time) first. */
@@ -66,40 +92,125 @@ export function listCheckpoints(run: string): { step: number; path: string }[] {
   }
 }
 
+/** Where a run goes on: `path` is the run folder, or one of its checkpoints. */
+export function resumePoint(path: string): { run: string; checkpoint?: string } {
+  return FILE_NAME.test(basename(path)) ? { run: dirname(dirname(path)), checkpoint: path } : { run: path };
+}
+
+/**
+ * Puts the newest checkpoint of a run, or the one named, into the trainables. Checkpoints of later steps than one that was named
+ * are put aside, as the run is about to take those steps again.
+ *
+ * @returns its step and path; undefined where the run has none
+ * @throws CheckpointError if it is damaged or of another run; the message offers the newest before it that is whole
+ */
+export function loadNewest(
+  { run, checkpoint }: { run: string; checkpoint?: string },
+  trainables: Trainables,
+): { step: number; path: string } | undefined {
+  const all = listCheckpoints(run);
+  const path = checkpoint ?? all[0]?.path;
+  if (path === undefined) return undefined;
+  const step = loadCheckpoint(path, trainables);
+  for (const later of all) if (later.step > step) Deno.renameSync(later.path, `${later.path}.aside`);
+  return { step, path };
+}
+
 /**
  * Puts a checkpoint's content into the trainables.
  * @returns its step
- * @throws CheckpointError if it is damaged or of another run
+ * @throws CheckpointError if it is damaged or of another run; the trainables are as they were
  */
 export function loadCheckpoint(path: string, trainables: Trainables): number {
-  const damaged = (what: string) =>
-    new CheckpointError(
-      `Cannot resume from ${path}: ${what}; delete it to resume from the checkpoint before`,
-    );
-  let file;
+  let opened: { file: TensorFile; step: number };
+  try {
+    opened = openWhole(path, trainables);
+  } catch (error) {
+    if (!(error instanceof CheckpointError)) throw error;
+    throw new CheckpointError(`Cannot resume from ${path}: ${error.message}; ${beforeIt(path, trainables)}`);
+  }
+  using file = opened.file;
+  for (const kind of KINDS) {
+    for (const name of trainables.parameters.keys()) {
+      trainables.write(kind, name, file.readFloat32(`${kind}.${name}`));
+    }
+  }
+  return opened.step;
+}
+
+/** What can be done where a checkpoint cannot be used. */
+function beforeIt(path: string, trainables: Trainables): string {
+  const { run } = resumePoint(path);
+  const at = Number(FILE_NAME.exec(basename(path))?.[1] ?? Infinity);
+  for (const { step, path: earlier } of listCheckpoints(run)) {
+    if (step >= at) continue;
+    try {
+      openWhole(earlier, trainables).file.close();
+    } catch (error) {
+      if (error instanceof CheckpointError) continue;
+      throw error;
+    }
+    return `to go on from step ${step}, which is whole, resume ${earlier}`;
+  }
+  return "there is none before it that is whole, so start a new run";
+}
+
+/** Opens a checkpoint after checking all of it. @throws CheckpointError with what is wrong, as a clause */
+function openWhole(path: string, trainables: Trainables): { file: TensorFile; step: number } {
+  let file: TensorFile;
   try {
     file = openTensorFile(path);
   } catch (error) {
-    throw damaged((error as FormatError).message);
+    const reason = (error as Error).message;
+    throw new CheckpointError(error instanceof FormatError ? error.reason : reason);
   }
-  using opened = file;
-  const state = opened.metadata.get("state");
-  if (state === undefined || sha256(new TextEncoder().encode(state)) !== opened.metadata.get("sha256")) {
-    throw damaged("its description does not match its checksum");
+  try {
+    return { file, step: check(file, trainables) };
+  } catch (error) {
+    file.close();
+    throw error instanceof FormatError ? new CheckpointError(error.reason) : error;
   }
-  const { step, checksums }: { step: number; checksums: Record<string, string> } = JSON.parse(state);
+}
+
+/** What a description says. A checksum keeps it from damage, not from somebody who meant it. */
+function described(text: string): { step: number; checksums: Readonly<Record<string, unknown>> } {
+  let state: { step?: unknown; checksums?: Record<string, unknown> } | null;
+  try {
+    state = JSON.parse(text);
+  } catch {
+    throw new CheckpointError("its description is not JSON");
+  }
+  const { step, checksums } = state ?? {};
+  if (typeof step !== "number" || !Number.isSafeInteger(step) || step < 0 || typeof checksums !== "object") {
+    throw new CheckpointError("its description names no step or no checksums");
+  }
+  return { step, checksums };
+}
+
+/** Checks a checkpoint's description and every tensor. @returns its step */
+function check(file: TensorFile, trainables: Trainables): number {
+  const text = file.metadata.get("state");
+  if (text === undefined || sha256(new TextEncoder().encode(text)) !== file.metadata.get("sha256")) {
+    throw new CheckpointError("its description does not match its checksum");
+  }
+  const { step, checksums } = described(text);
+  const named = FILE_NAME.exec(basename(file.path));
+  if (named && Number(named[1]) !== step) {
+    throw new CheckpointError(`it holds step ${step}, not that of its name`);
+  }
+  const parameters = trainables.shapes;
   for (const kind of KINDS) {
-    for (const name of trainables.parameters.keys()) {
-      const full = `${kind}.${name}`;
-      if (!opened.tensors.has(full)) throw damaged(`tensor "${full}" is missing`);
-      if (sha256(opened.readBytes(full)) !== checksums[full]) {
-        throw damaged(`tensor "${full}" does not match its checksum`);
+    for (const [name, shape] of parameters) {
+      const full = `${kind}.${name}`, info = file.tensors.get(full);
+      if (!info) throw new CheckpointError(`tensor "${full}" is missing`);
+      if (info.dtype !== "F32" || `${info.shape}` !== `${shape}`) {
+        throw new CheckpointError(
+          `tensor "${full}" is ${info.dtype} [${info.shape}] where the run has F32 [${shape}]`,
+        );
       }
-    }
-  }
-  for (const kind of KINDS) {
-    for (const name of trainables.parameters.keys()) {
-      trainables.write(kind, name, opened.readFloat32(`${kind}.${name}`));
+      if (sha256(file.readBytes(full)) !== checksums[full]) {
+        throw new CheckpointError(`tensor "${full}" does not match its checksum`);
+      }
     }
   }
   return step;

@@ -32,6 +32,8 @@ export interface TrainListeners {
   onMessage?: (message: string) => void;
   /** Asked after every step: true saves and stops. */
   shouldStop?: () => boolean;
+  /** Called where a run fails at work, before the error is thrown, if it can go on from the checkpoint of `step`. */
+  onFailure?: (run: { readonly projDir: string; readonly step: number }) => void;
 }
 
 /** What a run came to. */

@@ -9,6 +9,7 @@ import type { Learner } from "./learner.ts";
 import type { TrainListeners } from "./listeners.ts";
 import type { Metrics } from "./metrics.ts";
 import type { LoadedPrograms } from "./programs.ts";
+import { requireThere } from "./run_folder.ts";
 import { learningRate } from "./schedule.ts";
 
 /** What the loop is given. */
@@ -87,7 +88,10 @@ export async function trainSteps(options: LoopOptions): Promise<LoopResult> {
     stopped = shouldStop?.() ?? false;
     const due = step % (stepsAnEpoch * epochSave) === 0 ||
       (settings.saveSteps !== undefined && step % settings.saveSteps === 0);
-    if (due || stopped || step === steps) await saveCheckpoint(projDir, step, trainables, settings.keep);
+    if (due || stopped || step === steps) {
+      requireThere(projDir);
+      await saveCheckpoint(projDir, step, trainables, settings.keep);
+    }
   }
   const seconds = (performance.now() - started) / 1000;
   if (step > first) {

@@ -4,10 +4,14 @@
  * @module
  */
 
+import { writeFileAtomic } from "../formats/atomic.ts";
+import { writeFully } from "../formats/random_access_file.ts";
+
 /** Appends lines to a run's metrics. */
 export class Metrics implements Disposable {
   readonly #file: Deno.FsFile;
   readonly #encoder = new TextEncoder();
+  #length: number;
 
   /**
    * @param path the file; created where it is not there
@@ -22,14 +26,23 @@ export class Metrics implements Disposable {
     } catch (error) {
       if (!(error instanceof Deno.errors.NotFound)) throw error;
     }
-    Deno.writeTextFileSync(path, kept);
+    // Renamed into place, so that a crash here costs no line, and a link is replaced and not followed.
+    const bytes = this.#encoder.encode(kept);
+    writeFileAtomic(path, bytes, { force: true });
+    this.#length = bytes.length;
     this.#file = Deno.openSync(path, { append: true });
   }
 
-  /** Writes one line. */
+  /** Writes one line, whole or not at all. @throws what the system says, such as that the disk is full */
   write(line: Readonly<Record<string, unknown>>): void {
     const bytes = this.#encoder.encode(JSON.stringify({ ...line, time: new Date().toISOString() }) + "\n");
-    for (let done = 0; done < bytes.length;) done += this.#file.writeSync(bytes.subarray(done));
+    try {
+      writeFully(this.#file, bytes);
+    } catch (error) {
+      this.#file.truncateSync(this.#length);
+      throw error;
+    }
+    this.#length += bytes.length;
   }
 
   [Symbol.dispose](): void {

@@ -104,7 +104,7 @@ export interface TrainOptions {
   engine?: EngineChoice;
   /** Replace an existing run folder. */
   force?: boolean;
-  /** Run folder to go on with: everything else then comes from it, except maxSteps and engine. */
+  /** Run folder, or one of its checkpoints, to go on with: everything else then comes from it, except maxSteps and engine. */
   resume?: string;
 }
 

@@ -6,7 +6,10 @@
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { removeLeftovers } from "./checkpoint.ts";
 import { flag, OptionError, type TrainOptions, type TrainSettings } from "./options.ts";
+import { requireInside } from "./run_boundary.ts";
+import { LOCK_FILE, RunLock } from "./run_lock.ts";
 
 /** Version of `config.json`. */
 export const RUN_VERSION = 1;
@@ -28,6 +31,45 @@ export function freeFolder(): string {
   for (let i = 1;; i++) {
     const path = join("runs", i === 1 ? "bone" : `bone-${i}`);
     if (!existsSync(path)) return path;
+  }
+}
+
+/**
+ * Takes a run folder that exists for this run alone, and makes it safe to write in: see `RunLock` and `requireInside`.
+ *
+ * @throws OptionError if another run is at work in it, or a link leads out of it
+ */
+export function holdRun(path: string): RunLock {
+  const lock = RunLock.take(path);
+  try {
+    requireInside(path);
+    removeLeftovers(path);
+    return lock;
+  } catch (error) {
+    lock[Symbol.dispose]();
+    throw error;
+  }
+}
+
+/** @throws OptionError if a folder, which is to be replaced, holds anything but a run */
+export function requireRun(path: string): void {
+  const names = [...Deno.readDirSync(path)].map(({ name }) => name);
+  if (names.includes("config.json") || names.every((name) => name === LOCK_FILE)) return;
+  throw new OptionError(
+    `The folder ${path} is not replaced, as it has no config.json and so is not a run folder: name another with --proj_dir`,
+  );
+}
+
+/** @throws Error if a run's folder is no longer where it was: made again by a save, it would lack the run's description */
+export function requireThere(path: string): void {
+  if (existsSync(join(path, "config.json"))) return;
+  throw new Error(`The run folder ${path} was taken away while the run was at work: start it again`);
+}
+
+/** Removes everything in a run folder that is held, but for its lock. */
+export function emptyRun(path: string): void {
+  for (const { name } of Deno.readDirSync(path)) {
+    if (name !== LOCK_FILE) Deno.removeSync(join(path, name), { recursive: true });
   }
 }
 

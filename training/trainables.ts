@@ -101,6 +101,11 @@ export class Trainables {
     return new Map(this.#tensors.values().map(({ name, p }) => [name, p]));
   }
 
+  /** Shapes of the parameters by name, as in files. */
+  get shapes(): Map<string, readonly number[]> {
+    return new Map(this.#tensors.values().map(({ name, shape }) => [name, shape]));
+  }
+
   /** The variable that a parameter's gradient is added up in. */
   gradient(name: string): Variable {
     return this.#tensors.get(name)!.g;

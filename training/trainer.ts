@@ -10,7 +10,7 @@ import { adapterMethod } from "../adapters/registry.ts";
 import { writeFileAtomic } from "../formats/atomic.ts";
 import { chooseEngine } from "../kernels/engines/choose.ts";
 import { Model } from "../rwkv/model.ts";
-import { listCheckpoints, loadCheckpoint } from "./checkpoint.ts";
+import { listCheckpoints, loadNewest, resumePoint } from "./checkpoint.ts";
 import type { Batches } from "./data/batches.ts";
 import { readText, type Text } from "./data/text.ts";
 import { Learner } from "./learner.ts";
@@ -21,11 +21,15 @@ import { Metrics } from "./metrics.ts";
 import { OptionError, settle, type TrainOptions } from "./options.ts";
 import type { LoadedPrograms } from "./programs.ts";
 import {
+  emptyRun,
   fileDigest,
   freeFolder,
+  holdRun,
   placed,
   readRun,
+  requireRun,
   requireSameInputs,
+  requireThere,
   resumedSettings,
   RUN_VERSION,
   type RunConfig,
@@ -41,13 +45,20 @@ export async function train(
   listeners: TrainListeners = {},
 ): Promise<TrainResult> {
   const { onMessage = () => {} } = listeners;
-  const previous = options.resume === undefined ? undefined : readRun(options.resume);
+  const from = options.resume === undefined ? undefined : resumePoint(options.resume);
+  const previous = from && readRun(from.run);
   const settings = previous ? resumedSettings(previous.settings, options) : settle(options, freeFolder);
-  const projDir = options.resume ?? settings.projDir;
+  const projDir = from?.run ?? settings.projDir;
   if (!previous && existsSync(projDir) && !options.force) {
     throw new OptionError(
       `The run folder ${projDir} exists: name another with --proj_dir, or replace it with --force`,
     );
+  }
+  using held = new DisposableStack();
+  const hold = () => held.use(holdRun(projDir));
+  if (existsSync(projDir)) {
+    if (!previous) requireRun(projDir);
+    hold();
   }
 
   const method = settings.peft === "none" ? undefined : adapterMethod(settings.peft);
@@ -56,7 +67,7 @@ export async function train(
   onMessage(reason);
   try {
     const text = await readText(settings, start.config.vocabulary, onMessage);
-    const model = Model.load(settings.loadModel, engine, {
+    using model = Model.load(settings.loadModel, engine, {
       elsewhere: (name) => start.tensors.tensors.has(name),
     });
     if (start.tensors instanceof Adapter) checkBase(start.tensors, model.fingerprint, settings.loadModel);
@@ -66,12 +77,12 @@ export async function train(
       model: model.fingerprint,
       data: fileDigest(settings.dataFile),
     };
-    if (previous) requireSameInputs(previous, config, options.resume!);
+    if (previous) requireSameInputs(previous, config, projDir);
     const learner = new Learner(model, method, start, settings);
     onMessage(learner.describe());
     onMessage(requireMemory(learner));
     using programs = await learner.programs.load();
-    const open = () => openRun(projDir, config, learner, { resuming: !!previous, onMessage });
+    const open = () => openRun(projDir, config, learner, { from, hold, onMessage });
     return await runIn(projDir, open(), learner, programs, text, { ...listeners, onMessage });
   } finally {
     engine.dispose();
@@ -83,19 +94,25 @@ function openRun(
   projDir: string,
   config: RunConfig,
   learner: Learner,
-  { resuming, onMessage }: { resuming: boolean; onMessage: (message: string) => void },
+  { from, hold, onMessage }: {
+    from: ReturnType<typeof resumePoint> | undefined;
+    hold: () => void;
+    onMessage: (message: string) => void;
+  },
 ): number | undefined {
   let first: number | undefined;
-  if (resuming) {
-    const [newest] = listCheckpoints(projDir);
-    first = newest ? loadCheckpoint(newest.path, learner.trainables) : 0;
+  if (from) {
+    const newest = loadNewest(from, learner.trainables);
+    first = newest?.step ?? 0;
     onMessage(
       newest ? `Resumed at step ${first} from ${newest.path}` : `No checkpoint in ${projDir}: starting again`,
     );
+  } else if (existsSync(projDir)) {
+    // It is held, and --force has agreed to it.
+    emptyRun(projDir);
   } else {
-    // An existing folder has been agreed to by --force.
-    if (existsSync(projDir)) Deno.removeSync(projDir, { recursive: true });
     Deno.mkdirSync(projDir, { recursive: true });
+    hold();
   }
   writeFileAtomic(join(projDir, "config.json"), JSON.stringify(config, null, 2) + "\n", { force: true });
   return first;
@@ -124,10 +141,15 @@ async function runIn(
   if (resumedAt === undefined) metrics.write({ step: 0, heldOutLoss: before.loss, sample: before.sample });
 
   const options = { learner, programs, batches, projDir, metrics, listeners, first };
-  const { loss, step, stopped } = await trainSteps(options);
+  const { loss, step, stopped } = await trainSteps(options).catch((error) => {
+    const [newest] = listCheckpoints(projDir);
+    if (newest) listeners.onFailure?.({ projDir, step: newest.step });
+    throw error;
+  });
   onMessage(`Memory in use: ${megabytes(learner.engine.allocatedBytes)}`);
   const after = await look();
   metrics.write({ step, heldOutLoss: after.loss, sample: after.sample });
+  requireThere(projDir);
   const output = await learner.save(projDir);
   learner.dispose();
   return {
