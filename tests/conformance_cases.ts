@@ -270,6 +270,11 @@ const WKV7: Case[] = [
   recurrence([1, 33, 2, 16], { state: true, give: "y" }),
   recurrence([2, 17, 1, 16], { state: true, give: "state" }),
   recurrence([2, 19, 2, 64], { state: true }),
+  recurrence([1, 34, 3, 5], { state: true }),
+  recurrence([2, 9, 2, 12], { state: true }),
+  recurrence([1, 18, 2, 32], { state: true }),
+  recurrence([1, 7, 1, 128], { state: true }),
+  recurrence([2, 0, 3, 4], { state: true, give: "state" }),
 ];
 
 const ROWS: Case[] = [

@@ -70,7 +70,7 @@ export function wkv7Forward(
   }
 }
 
-/** Backward; `scratch` holds the states after each step of one chunk. */
+/** Backward; shapes as in `op.ts`. */
 export function wkv7Backward(
   call: Sizes & {
     readonly streams: NumberArray;
@@ -79,15 +79,15 @@ export function wkv7Backward(
     readonly dFinal: NumberArray;
     readonly dStreams: NumberArray;
     readonly dInitial: NumberArray;
-    readonly scratch: NumberArray;
   },
 ): void {
   const { B, T, H, N, C, chunks, streams: x, states, dy, dFinal, dStreams: dx, dInitial, start, end } = call;
   const stride = B * T * C, NN = N * N;
   const sa = new Float64Array(N), dsa = new Float64Array(N);
+  // The states after each step of one chunk.
+  const scratch = new Float64Array(CHUNK * NN);
   for (let head = start; head < end; head++) {
     const dS = Float64Array.from(dFinal.subarray(head * NN, (head + 1) * NN));
-    const scratch = call.scratch.subarray(head * CHUNK * NN, (head + 1) * CHUNK * NN);
     for (let chunk = chunks - 1; chunk >= 0; chunk--) {
       const kept = states.subarray((head * chunks + chunk) * NN, (head * chunks + chunk + 1) * NN);
       const first = chunk * CHUNK, last = Math.min(first + CHUNK, T) - 1;

@@ -6,7 +6,7 @@
  * The six streams r, w, k, v, a, b come as one tensor [6·B·T, C], one below the other, so that the op stays within eight
  * storage bindings; w is the decay itself, in [0, 1): where w and a are 0 the state begins afresh, as it does between documents
  * that share a row. The state at the start of every {@link CHUNK} steps is kept, and the backward pass recomputes the steps
- * between from it: it never divides by the decay.
+ * between from it: it never divides by the decay. On a GPU see `webgpu.ts`.
  *
  * Backward, with dS the gradient of the state after step t:
  *
@@ -16,13 +16,11 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { type NumberArray, type Op, requireF32, shapeError, unrolled } from "../../op.ts";
+import { type NumberArray, type Op, requireF32, shapeError } from "../../op.ts";
 import { constant } from "../map/op.ts";
 import { concatRows } from "../rows/op.ts";
 import { wkv7Backward, wkv7Forward } from "./cpu.ts";
-import { lanes } from "./lanes.ts";
-import forwardShader from "./wkv7.wgsl" with { type: "text" };
-import backwardShader from "./wkv7_gradient.wgsl" with { type: "text" };
+import { backwardPasses, forwardPasses } from "./webgpu.ts";
 
 /** Steps between kept states. */
 export const CHUNK = 16;
@@ -92,34 +90,28 @@ const wkv7Op: Op<Wkv7Attributes> = {
       end,
     });
   },
-  webgpu(node) {
-    const { attributes: { T, N }, inputs } = node;
-    const { C, chunks } = wkv7Sizes(inputs[0]!, node.attributes);
-    return [{
-      wgsl: specialise(forwardShader, N, { workgroup: ["r", "w", "k", "a", "b"] }),
-      uniforms: [T, C, inputs[0]!.rows / 6, chunks],
-      bindings: [0, 1, 2, 3, 4, 5].map((operand) => ({ operand })),
-      workgroups: [heads(inputs[0]!, node.attributes), 1, 1],
-    }];
-  },
+  webgpu: (node, limits) => forwardPasses(node, limits),
 };
 
-/** inputs: streams, kept states, dy, gradient of the final state, sa → dStreams, gradient of the initial state, scratch */
+/**
+ * inputs: streams, kept states, dy, gradient of the final state, sa → dStreams, gradient of the initial state, and for the GPU's
+ * own use gradients of the states where chunks end and of sa
+ */
 const wkv7GradientOp: Op<Wkv7Attributes> = {
   name: "wkv7Gradient",
   outputs(inputs, attributes) {
-    const { B, H } = wkv7Sizes(inputs[0]!, attributes);
-    const { N } = attributes;
+    const { B, H, C, chunks } = wkv7Sizes(inputs[0]!, attributes);
+    const { T, N } = attributes;
     return [
       { shape: inputs[0]!.shape, dtype: "f32" },
       { shape: [B, H * N * N], dtype: "f32" },
-      { shape: [B * H, CHUNK * N * N], dtype: "f32" },
+      { shape: [B * H, chunks * N * N], dtype: "f32" },
+      { shape: [B * T, C], dtype: "f32" },
     ];
   },
   units: (node) => heads(node.inputs[0]!, node.attributes),
   cpu({ attributes, inputs, memory, start, end }) {
-    const [streams, states, dy, dFinal, , dStreams, dInitial, scratch] = memory as [
-      NumberArray,
+    const [streams, states, dy, dFinal, , dStreams, dInitial] = memory as [
       NumberArray,
       NumberArray,
       NumberArray,
@@ -138,33 +130,12 @@ const wkv7GradientOp: Op<Wkv7Attributes> = {
       dFinal,
       dStreams,
       dInitial,
-      scratch,
       start,
       end,
     });
   },
-  webgpu(node) {
-    const { attributes: { T, N }, inputs } = node;
-    const { C, chunks } = wkv7Sizes(inputs[0]!, node.attributes);
-    return [{
-      wgsl: specialise(backwardShader, N, {
-        workgroup: ["r", "k", "v", "a", "b", "w", "g", "sa", "dsa"],
-        read: ["states", "scratch", "d_final"],
-        write: ["d_initial"],
-        columns: ["scratch"],
-      }),
-      uniforms: [T, C, inputs[0]!.rows / 6, chunks],
-      bindings: [0, 1, 2, 3, 4, 5, 6, 7].map((operand) => ({ operand })),
-      workgroups: [heads(inputs[0]!, node.attributes), 1, 1],
-    }];
-  },
+  webgpu: (node, limits) => backwardPasses(node, limits),
 };
-
-function specialise(shader: string, N: number, arrays: Parameters<typeof lanes>[1]): string {
-  return `const N = ${N}u;\nconst CHUNK = ${CHUNK}u;\n${lanes(N, arrays)}\n${
-    unrolled(shader, "L", N % 4 === 0 ? N / 4 : N)
-  }`;
-}
 
 function heads(streams: Tensor, attributes: Wkv7Attributes): number {
   const { B, H } = wkv7Sizes(streams, attributes);
@@ -184,7 +155,7 @@ export interface Wkv7Streams {
 /**
  * RWKV-7's recurrence over T steps.
  * @param options.state initial state [B, H·N·N] in the order head, value row, key column; zero where it is not given
- * @returns y [B·T, C] and the final state [B, H·N·N]
+ * @returns y [B·T, C] and the final state [B, H·N·N]; without steps, where T is 0, no rows and the initial state
  */
 export function wkv7(
   graph: Graph,
@@ -192,6 +163,7 @@ export function wkv7(
   options: { T: number; N: number; state?: Tensor },
 ): { y: Tensor; state: Tensor } {
   const { T, N } = options;
+  if (T === 0 && options.state) return { y: r, state: options.state };
   const initial = options.state ?? constant(graph, [r.rows / T, r.width * N], 0);
   const [y, , state] = graph.add(wkv7Op, [concatRows(graph, [r, w, k, v, a, b]), initial], { T, N });
   return { y: y!, state: state! };
