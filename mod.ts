@@ -68,7 +68,7 @@ export { computeGradients, type GradientOptions } from "./training/gradients.ts"
 export type { Schedule } from "./training/schedule.ts";
 export { type BoneConfig, type LoraConfig, OptionError, type TrainOptions } from "./training/options.ts";
 export { pretrain, type PretrainOptions } from "./training/pretrain.ts";
-export type { StepReport, TrainListeners, TrainResult } from "./training/listeners.ts";
+export type { Phase, StepReport, TrainListeners, TrainResult } from "./training/listeners.ts";
 export { train } from "./training/trainer.ts";
 
 /**

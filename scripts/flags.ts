@@ -43,6 +43,11 @@ export function text(placeholder: string, meaning: string): Flag<string> {
   return one(placeholder, meaning, (text) => text);
 }
 
+/** Any texts, each a word of the command line. */
+export function texts(meaning: string): Flag<readonly string[]> {
+  return { placeholder: "TEXT …", meaning, takes: "many", read: (values) => [...values] };
+}
+
 /** A whole number, negative ones included. */
 export function whole(meaning: string): Flag<number> {
   return one("N", meaning, (text) => {

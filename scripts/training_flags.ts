@@ -14,6 +14,7 @@ import {
   list,
   real,
   text,
+  texts,
   toggle,
   type Values,
   whole,
@@ -129,8 +130,22 @@ export const WATCHING = {
   saveSteps: whole("steps between checkpoints, besides those"),
   keep: whole("checkpoints to keep"),
   heldOut: real("share of the text to measure on instead of learning it; 0 for none"),
-  samplePrompt: text("TEXT", "what samples before and after begin with; empty for none"),
-} satisfies FlagsFor<"epochSave" | "saveSteps" | "keep" | "heldOut" | "samplePrompt">;
+  evalFile: text("FILE", "text to measure on instead of a share"),
+  evalSteps: whole("steps between measurements; without it an epoch"),
+  evalBatches: whole("micro-batches to measure on at most"),
+  earlyStop: whole("end after this many measurements in a row that were not the best; without it never"),
+  samplePrompt: texts("what samples begin with, one text or several; empty for none"),
+} satisfies FlagsFor<
+  | "epochSave"
+  | "saveSteps"
+  | "keep"
+  | "heldOut"
+  | "evalFile"
+  | "evalSteps"
+  | "evalBatches"
+  | "earlyStop"
+  | "samplePrompt"
+>;
 
 /** The values of one table among those of several. */
 export function pick<F extends Flags>(values: Readonly<Record<string, unknown>>, flags: F): Values<F> {

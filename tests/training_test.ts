@@ -99,6 +99,7 @@ for (const peft of ["bone", "lora", "none"]) {
       microBsz: 4,
       maxSteps: 60,
       heldOut: 0.1,
+      evalSteps: 20,
       trainParts: ["ln"],
       samplePrompt: "the ",
     });
@@ -113,6 +114,8 @@ for (const peft of ["bone", "lora", "none"]) {
     );
     assert.deepEqual(lines.filter(({ heldOutLoss }) => heldOutLoss !== undefined).map(({ step }) => step), [
       0,
+      20,
+      40,
       60,
     ]);
   });

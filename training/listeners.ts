@@ -12,6 +12,8 @@ export interface StepReport {
   readonly steps: number;
   /** Mean cross-entropy over the step's counted targets, in nats. */
   readonly loss: number;
+  /** The losses so far, later ones weighing more: the mean of the first twenty, then an exponential mean. */
+  readonly smoothedLoss: number;
   /** Of the step. */
   readonly learningRate: number;
   /** Before clipping. */
@@ -22,13 +24,27 @@ export interface StepReport {
   readonly tokensPerSecond: number;
   /** Estimate of what is left. */
   readonly secondsLeft: number;
+  /** Bytes that the engine holds. */
+  readonly memoryBytes: number;
 }
+
+/** What a run is doing. */
+export type Phase =
+  | "reading the text"
+  | "loading the model"
+  | "preparing the programs"
+  | "measuring"
+  | "writing samples"
+  | "training"
+  | "saving";
 
 /** What a run says of itself on the way. */
 export interface TrainListeners {
   /** Every step, in order. */
   onStep?: (report: StepReport) => void;
-  /** Phases, findings and results, one sentence each. */
+  /** Each phase as it begins. */
+  onPhase?: (phase: Phase) => void;
+  /** Findings and results, one sentence each. */
   onMessage?: (message: string) => void;
   /** Asked after every step: true saves and stops. */
   shouldStop?: () => boolean;
@@ -46,10 +62,14 @@ export interface TrainResult {
   readonly steps: number;
   /** Mean loss of the last step. */
   readonly loss: number;
-  /** Mean loss on held-out text; undefined where none is held out. */
+  /** Mean loss on held-out text; undefined where none is held out, or it was asked to stop and so not measured again. */
   readonly heldOut: { readonly before: number; readonly after: number } | undefined;
-  /** Text from the prompt; undefined without a prompt. */
+  /** The lowest held-out loss since training began, and its step: its result is in `best/`. */
+  readonly best: { readonly step: number; readonly heldOutLoss: number } | undefined;
+  /** Text from the prompt, one below the other where there are several; undefined as heldOut is, or without a prompt. */
   readonly samples: { readonly before: string; readonly after: string } | undefined;
-  /** Whether it ended because it was asked to stop. */
+  /** Whether it ended because it was asked to stop by its listener. */
   readonly stopped: boolean;
+  /** Whether it ended because held-out text was no longer learnt better. */
+  readonly stoppedEarly: boolean;
 }

@@ -1,16 +1,23 @@
 /**
- * The steps of a run, one after the other: gradients, update, report, and checkpoints when they are due.
+ * The steps of a run, one after the other: gradients, update, report; looks and checkpoints when they are due.
+ *
+ * A device is given the next step before the report of the last one has been read, so that it never waits for JavaScript.
+ * Whatever needs to know where the run is, a look, a checkpoint, an end, waits for every report first: what is in files is
+ * the same as if steps had been waited for one by one.
  *
  * @module
  */
+import { join } from "node:path";
 import { listCheckpoints, saveCheckpoint } from "./checkpoint.ts";
 import type { Batches } from "./data/batches.ts";
 import type { Learner } from "./learner.ts";
-import type { TrainListeners } from "./listeners.ts";
+import type { StepReport, TrainListeners } from "./listeners.ts";
 import type { Metrics } from "./metrics.ts";
+import type { TrainSettings } from "./options.ts";
 import type { LoadedPrograms } from "./programs.ts";
 import { requireThere } from "./run_folder.ts";
 import { learningRate } from "./schedule.ts";
+import type { Validation } from "./validation.ts";
 
 /** What the loop is given. */
 export interface LoopOptions {
@@ -19,6 +26,7 @@ export interface LoopOptions {
   readonly batches: Batches;
   readonly projDir: string;
   readonly metrics: Metrics;
+  readonly validation: Validation;
   readonly listeners: TrainListeners & { onMessage: (message: string) => void };
   /** Steps that were taken before. */
   readonly first: number;
@@ -31,72 +39,167 @@ export interface LoopResult {
   readonly step: number;
   /** Whether it was asked to stop. */
   readonly stopped: boolean;
+  /** Whether held-out text was no longer learnt better. */
+  readonly stoppedEarly: boolean;
 }
+
+/** A step that an engine was given and whose report is still to be read. */
+interface Submitted {
+  readonly step: number;
+  readonly tokens: number;
+  readonly rate: number;
+  readonly report: Promise<{ loss: number; norm: number }>;
+}
+
+/** Reports of a device that may be outstanding. The processor is done with a step when it has been given it. */
+const IN_FLIGHT = { webgpu: 2, cpu: 0 } as const;
+
+/** Share of the newest loss in the smoothed one. */
+const SMOOTHING = 0.05;
+
+/** A file of this name in the run folder asks for a checkpoint. */
+const WISH = "save";
 
 /** Takes steps until the last, or until it is asked to stop. @throws Error at a loss that is no number */
 export async function trainSteps(options: LoopOptions): Promise<LoopResult> {
-  const { learner: { settings, trainables }, programs, batches, projDir, metrics, listeners, first } =
-    options;
-  const { onStep, shouldStop, onMessage } = listeners;
-  const { accumulateGradBatches: many, epochSteps = batches.batchesPerEpoch, epochCount, epochSave } =
-    settings;
-  const planned = Math.ceil(epochSteps * epochCount / many);
+  const { learner, programs, batches, projDir, metrics, validation, listeners, first } = options;
+  const { settings, trainables, engine } = learner;
+  const { onStep, onPhase, shouldStop, onMessage } = listeners;
+  const { accumulateGradBatches: many, epochSave, saveSteps } = settings;
+  const { planned, anEpoch } = stepCounts(settings, batches);
   const steps = settings.maxSteps ?? planned;
-  const stepsAnEpoch = Math.max(1, Math.round(epochSteps / many));
   const started = performance.now();
-  let loss = NaN, step = first, tokensSoFar = 0, stopped = false;
-  let time = started;
-  while (step < steps && !stopped) {
-    const micro = Array.from({ length: many }, (_, i) => batches.at(step * many + i));
+  let time = started, tokensSoFar = 0, loss = NaN;
+  let smoothed = metrics.kept.findLast((line) => "smoothedLoss" in line)?.smoothedLoss as number | undefined;
+  const inFlight: Submitted[] = [];
+
+  const submit = (index: number): Submitted => {
+    const micro = Array.from({ length: many }, (_, i) => batches.at(index * many + i));
     const tokens = micro.reduce((sum, { counted }) => sum + counted, 0);
     micro.forEach((batch) => programs.accumulate(batch, tokens));
-    const rate = learningRate(settings, step, planned);
-    const report = await programs.update({
+    const rate = learningRate(settings, index, planned);
+    const report = programs.update({
       learningRate: rate,
       beta1: settings.beta1,
       beta2: settings.beta2,
       eps: settings.adamEps,
       weightDecay: settings.weightDecay,
-      biasCorrection1: 1 - settings.beta1 ** (step + 1),
-      biasCorrection2: 1 - settings.beta2 ** (step + 1),
+      biasCorrection1: 1 - settings.beta1 ** (index + 1),
+      biasCorrection2: 1 - settings.beta2 ** (index + 1),
       clip: settings.gradientClipVal,
     });
-    step++;
+    // Whoever awaits it hears of a failure; nobody may yet.
+    report.catch(() => {});
+    return { step: index + 1, tokens, rate, report };
+  };
+
+  const hear = async ({ step, tokens, rate, report }: Submitted) => {
+    const { loss: newest, norm } = await report;
+    loss = newest;
+    requireFinite("loss", loss, step, many, projDir);
+    requireFinite("gradient norm", norm, step, many, projDir);
+    smoothed = smoothed === undefined ? loss : smoothed + Math.max(SMOOTHING, 1 / step) * (loss - smoothed);
     tokensSoFar += tokens;
-    loss = report.loss;
-    if (!Number.isFinite(loss)) {
-      throw new Error(
-        `The loss is ${loss} at step ${step} (micro-batch ${(step - 1) * many}): lower --lr_init; the last ` +
-          `good checkpoint is ${listCheckpoints(projDir)[0]?.path ?? "none"}`,
-      );
-    }
     const now = performance.now();
-    const seconds = (now - started) / 1000;
-    const line = {
+    const line: StepReport = {
       step,
       steps,
       loss,
+      smoothedLoss: smoothed,
       learningRate: rate,
-      gradientNorm: report.norm,
+      gradientNorm: norm,
       tokens,
       tokensPerSecond: tokens / ((now - time) / 1000),
-      secondsLeft: seconds / (step - first) * (steps - step),
+      secondsLeft: (now - started) / 1000 / (step - first) * (steps - step),
+      memoryBytes: engine.allocatedBytes,
     };
     time = now;
-    metrics.write(line);
+    metrics.write({ ...line });
     onStep?.(line);
+  };
+  const hearUpTo = async (outstanding: number) => {
+    while (inFlight.length > outstanding) await hear(inFlight.shift()!);
+  };
+
+  let step = first, stopped = false;
+  const save = async () => {
+    onPhase?.("saving");
+    requireThere(projDir);
+    await saveCheckpoint(projDir, step, trainables, settings.keep);
+    const last = join(projDir, "last");
+    Deno.mkdirSync(last, { recursive: true });
+    await learner.save(last);
+    onPhase?.("training");
+  };
+  const look = async () => {
+    await validation.look(step);
+    onPhase?.("training");
+  };
+  const inVain = () => settings.earlyStop !== undefined && validation.inVain >= settings.earlyStop;
+  // A stop may have come between a step and its look.
+  if (step > 0 && validation.due(step) && validation.last?.step !== step) await look();
+  let stoppedEarly = inVain();
+  onPhase?.("training");
+  while (step < steps && !stopped && !stoppedEarly) {
+    inFlight.push(submit(step++));
+    await hearUpTo(IN_FLIGHT[engine.name]);
     stopped = shouldStop?.() ?? false;
-    const due = step % (stepsAnEpoch * epochSave) === 0 ||
-      (settings.saveSteps !== undefined && step % settings.saveSteps === 0);
-    if (due || stopped || step === steps) {
-      requireThere(projDir);
-      await saveCheckpoint(projDir, step, trainables, settings.keep);
-    }
+    const wished = takeWish(projDir);
+    const due = step % (anEpoch * epochSave) === 0 || (saveSteps !== undefined && step % saveSteps === 0);
+    const saves = due || wished || stopped || step === steps, looks = !stopped && validation.due(step);
+    if (!saves && !looks) continue;
+    await hearUpTo(0);
+    if (saves) await save();
+    if (wished) onMessage(`Saved step ${step}, as the file "${WISH}" asked`);
+    if (looks) await look();
+    stoppedEarly = looks && inVain();
+    if (stoppedEarly && !saves) await save();
+    // Neither is training: the next step's speed does not know of it.
+    time = performance.now();
   }
-  const seconds = (performance.now() - started) / 1000;
+  if (stoppedEarly) {
+    const { step: at, heldOutLoss } = validation.best ?? { step: 0, heldOutLoss: NaN };
+    onMessage(
+      `Ended at step ${step}: ${validation.inVain} measurements in a row were not better than ` +
+        `${heldOutLoss.toFixed(4)} at step ${at}`,
+    );
+  }
   if (step > first) {
-    const rate = Math.round(tokensSoFar / seconds);
+    const seconds = (performance.now() - started) / 1000, rate = Math.round(tokensSoFar / seconds);
     onMessage(`Trained ${step - first} steps in ${seconds.toFixed(1)} s, ${rate} tokens/s`);
   }
-  return { loss, step, stopped };
+  return { loss, step, stopped, stoppedEarly };
+}
+
+/** Steps of all epochs, which the schedule spans, and of one. */
+export function stepCounts(
+  { accumulateGradBatches: many, epochSteps, epochCount }: TrainSettings,
+  { batchesPerEpoch }: Batches,
+): { planned: number; anEpoch: number } {
+  const micro = epochSteps ?? batchesPerEpoch;
+  return { planned: Math.ceil(micro * epochCount / many), anEpoch: Math.max(1, Math.round(micro / many)) };
+}
+
+/** @throws Error that says where the run went wrong and from where it can go on */
+function requireFinite(what: string, value: number, step: number, many: number, projDir: string): void {
+  if (Number.isFinite(value)) return;
+  const from = (step - 1) * many, to = step * many - 1;
+  const batch = many === 1 ? `micro-batch ${from}` : `micro-batches ${from} to ${to}`;
+  throw new Error(
+    `The ${what} is ${value} at step ${step} (${batch}): lower --lr_init; the last good checkpoint is ` +
+      `${listCheckpoints(projDir)[0]?.path ?? "none"}`,
+  );
+}
+
+/** Whether somebody asked for a checkpoint; the wish is then granted once. */
+function takeWish(projDir: string): boolean {
+  const path = join(projDir, WISH);
+  try {
+    if (!Deno.statSync(path).isFile) return false;
+    Deno.removeSync(path);
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
 }

@@ -6,9 +6,13 @@
 
 import { writeFileAtomic } from "../formats/atomic.ts";
 import { writeFully } from "../formats/random_access_file.ts";
+/** A line: a step, and whatever was known after it. */
+export type MetricsLine = Readonly<Record<string, unknown>> & { readonly step: number };
 
 /** Appends lines to a run's metrics. */
 export class Metrics implements Disposable {
+  /** The lines that were there before. */
+  readonly kept: readonly MetricsLine[];
   readonly #file: Deno.FsFile;
   readonly #encoder = new TextEncoder();
   #length: number;
@@ -18,23 +22,22 @@ export class Metrics implements Disposable {
    * @param resumeAt lines of later steps are taken out, as the run will write them again
    */
   constructor(path: string, resumeAt: number) {
-    let kept = "";
+    let kept: string[] = [];
     try {
-      kept = Deno.readTextFileSync(path).split("\n").filter((line) => isUpTo(line, resumeAt)).map((line) =>
-        line + "\n"
-      ).join("");
+      kept = Deno.readTextFileSync(path).split("\n").filter((line) => isUpTo(line, resumeAt));
     } catch (error) {
       if (!(error instanceof Deno.errors.NotFound)) throw error;
     }
+    this.kept = kept.map((line) => JSON.parse(line));
     // Renamed into place, so that a crash here costs no line, and a link is replaced and not followed.
-    const bytes = this.#encoder.encode(kept);
+    const bytes = this.#encoder.encode(kept.map((line) => line + "\n").join(""));
     writeFileAtomic(path, bytes, { force: true });
     this.#length = bytes.length;
     this.#file = Deno.openSync(path, { append: true });
   }
 
   /** Writes one line, whole or not at all. @throws what the system says, such as that the disk is full */
-  write(line: Readonly<Record<string, unknown>>): void {
+  write(line: MetricsLine): void {
     const bytes = this.#encoder.encode(JSON.stringify({ ...line, time: new Date().toISOString() }) + "\n");
     try {
       writeFully(this.#file, bytes);

@@ -98,8 +98,16 @@ export interface TrainOptions {
   randomSeed?: number;
   /** Share of the text that is held out to measure on; 0 for none. */
   heldOut?: number;
-  /** What samples before and after begin with; "" for none. */
-  samplePrompt?: string;
+  /** Text to measure on, in a file of its own, instead of a share of the training text. */
+  evalFile?: string;
+  /** Steps between measurements. Default: an epoch. */
+  evalSteps?: number;
+  /** Micro-batches that are measured on, at most. */
+  evalBatches?: number;
+  /** End after this many measurements in a row that were not better than the best. Default: never. */
+  earlyStop?: number;
+  /** What samples begin with, one text or several; "" for none. */
+  samplePrompt?: string | readonly string[];
   /** What runs it. */
   engine?: EngineChoice;
   /** Replace an existing run folder. */
@@ -111,9 +119,20 @@ export interface TrainOptions {
 /** Every option in effect. */
 export type TrainSettings =
   & Required<
-    Omit<TrainOptions, "resume" | "force" | "epochSteps" | "maxSteps" | "vocab" | "saveSteps" | "peftConfig">
+    Omit<TrainOptions, "resume" | "force" | Unset>
   >
-  & Pick<TrainOptions, "epochSteps" | "maxSteps" | "vocab" | "saveSteps" | "peftConfig">;
+  & Pick<TrainOptions, Unset>;
+
+/** Options that may have no value. */
+type Unset =
+  | "epochSteps"
+  | "maxSteps"
+  | "vocab"
+  | "saveSteps"
+  | "peftConfig"
+  | "evalFile"
+  | "evalSteps"
+  | "earlyStop";
 
 /** Options that do not fit each other: one sentence. */
 export class OptionError extends Error {
@@ -154,6 +173,7 @@ const DEFAULTS = {
   trainParts: ["time", "ln"],
   randomSeed: 42,
   heldOut: 0.05,
+  evalBatches: 16,
   engine: "auto",
 } as const satisfies TrainOptions;
 
@@ -209,8 +229,16 @@ export function settle(options: TrainOptions, freeFolder: () => string): TrainSe
 }
 
 function check(settings: TrainSettings): void {
-  const counts = ["ctxLen", "microBsz", "accumulateGradBatches", "epochCount", "epochSave", "keep"] as const;
-  const optionalCounts = ["epochSteps", "maxSteps", "saveSteps"] as const;
+  const counts = [
+    "ctxLen",
+    "microBsz",
+    "accumulateGradBatches",
+    "epochCount",
+    "epochSave",
+    "keep",
+    "evalBatches",
+  ] as const;
+  const optionalCounts = ["epochSteps", "maxSteps", "saveSteps", "evalSteps", "earlyStop"] as const;
   for (const name of [...counts, ...optionalCounts]) {
     const value = settings[name];
     if (value !== undefined && !(Number.isSafeInteger(value) && value >= 1)) {
@@ -241,6 +269,11 @@ function check(settings: TrainSettings): void {
   if (settings.lrSchedule === "exp" && settings.lrFinal === 0) {
     throw new OptionError("--lr_final must be above 0 for --lr_schedule exp");
   }
+}
+
+/** The texts that samples begin with. */
+export function promptsOf({ samplePrompt }: Pick<TrainSettings, "samplePrompt">): string[] {
+  return [samplePrompt].flat().filter((prompt) => prompt !== "");
 }
 
 /** The flag of an option: ctxLen is --ctx_len. */

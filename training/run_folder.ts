@@ -98,7 +98,7 @@ export function readRun(path: string): RunConfig {
 /** Settings with absolute paths, so that a run can be resumed and merged from any folder. */
 export function placed(settings: TrainSettings): TrainSettings {
   const absolute = (path: string) => path && resolve(path);
-  const { loadModel, dataFile, boneConfig, loraConfig, vocab } = settings;
+  const { loadModel, dataFile, evalFile, boneConfig, loraConfig, vocab } = settings;
   return {
     ...settings,
     loadModel: absolute(loadModel),
@@ -106,12 +106,16 @@ export function placed(settings: TrainSettings): TrainSettings {
     boneConfig: { ...boneConfig, bone_load: absolute(boneConfig.bone_load ?? "") },
     loraConfig: { ...loraConfig, lora_load: absolute(loraConfig.lora_load ?? "") },
     ...(vocab === undefined ? {} : { vocab: absolute(vocab) }),
+    ...(evalFile === undefined ? {} : { evalFile: absolute(evalFile) }),
   };
 }
 
+/** What may change when a run goes on: nothing that the steps depend on. */
+const CHANGEABLE = ["maxSteps", "engine", "earlyStop", "keep", "saveSteps", "epochSave"] as const;
+
 /** A resumed run's settings: its own, with the few that may change. */
 export function resumedSettings(settings: TrainSettings, options: TrainOptions): TrainSettings {
-  const free: (keyof TrainOptions)[] = ["resume", "maxSteps", "engine", "projDir", "force"];
+  const free: (keyof TrainOptions)[] = ["resume", "projDir", "force", ...CHANGEABLE];
   const same = (a: unknown, b: unknown) => JSON.stringify(a) === JSON.stringify(b);
   for (const [name, value] of Object.entries(options)) {
     if (value === undefined || free.includes(name as keyof TrainOptions)) continue;
@@ -127,8 +131,8 @@ export function resumedSettings(settings: TrainSettings, options: TrainOptions):
       );
     }
   }
-  const { maxSteps = settings.maxSteps, engine = settings.engine } = options;
-  return { ...settings, engine, ...(maxSteps === undefined ? {} : { maxSteps }) };
+  const changed = CHANGEABLE.flatMap((name) => options[name] === undefined ? [] : [[name, options[name]]]);
+  return { ...settings, ...Object.fromEntries(changed) };
 }
 
 /** @throws OptionError if model or text are not those that the run began with */

@@ -11,11 +11,10 @@ import { writeFileAtomic } from "../formats/atomic.ts";
 import { chooseEngine } from "../kernels/engines/choose.ts";
 import { Model } from "../rwkv/model.ts";
 import { listCheckpoints, loadNewest, resumePoint } from "./checkpoint.ts";
-import type { Batches } from "./data/batches.ts";
 import { readText, type Text } from "./data/text.ts";
 import { Learner } from "./learner.ts";
 import type { TrainListeners, TrainResult } from "./listeners.ts";
-import { trainSteps } from "./loop.ts";
+import { stepCounts, trainSteps } from "./loop.ts";
 import { megabytes, requireMemory } from "./memory.ts";
 import { Metrics } from "./metrics.ts";
 import { OptionError, settle, type TrainOptions } from "./options.ts";
@@ -35,16 +34,14 @@ import {
   type RunConfig,
 } from "./run_folder.ts";
 import { startingTensors } from "./start.ts";
-
-/** Batches that the held-out loss is measured on, at most. */
-const HELD_OUT_BATCHES = 16;
+import { Validation } from "./validation.ts";
 
 /** Trains an adapter, or a whole model, and leaves everything in the run folder. */
 export async function train(
   options: TrainOptions = {},
   listeners: TrainListeners = {},
 ): Promise<TrainResult> {
-  const { onMessage = () => {} } = listeners;
+  const { onMessage = () => {}, onPhase } = listeners;
   const from = options.resume === undefined ? undefined : resumePoint(options.resume);
   const previous = from && readRun(from.run);
   const settings = previous ? resumedSettings(previous.settings, options) : settle(options, freeFolder);
@@ -66,7 +63,9 @@ export async function train(
   const { engine, reason } = await chooseEngine(settings.engine);
   onMessage(reason);
   try {
+    onPhase?.("reading the text");
     const text = await readText(settings, start.config.vocabulary, onMessage);
+    onPhase?.("loading the model");
     using model = Model.load(settings.loadModel, engine, {
       elsewhere: (name) => start.tensors.tensors.has(name),
     });
@@ -81,6 +80,7 @@ export async function train(
     const learner = new Learner(model, method, start, settings);
     onMessage(learner.describe());
     onMessage(requireMemory(learner));
+    onPhase?.("preparing the programs");
     using programs = await learner.programs.load();
     const open = () => openRun(projDir, config, learner, { from, hold, onMessage });
     return await runIn(projDir, open(), learner, programs, text, { ...listeners, onMessage });
@@ -127,43 +127,44 @@ async function runIn(
   { tokenizer, batches, heldOut }: Text,
   listeners: TrainListeners & { onMessage: (message: string) => void },
 ): Promise<TrainResult> {
-  const { onMessage } = listeners;
-  const { samplePrompt } = learner.settings;
+  const { onMessage, onPhase } = listeners;
+  const { settings } = learner;
   const first = resumedAt ?? 0;
-  const look = async () => ({
-    loss: heldOut ? await measure(programs, heldOut) : NaN,
-    sample: samplePrompt === "" ? undefined : await learner.sample(tokenizer, samplePrompt),
-  });
-
   using metrics = new Metrics(join(projDir, "metrics.jsonl"), first);
-  const before = await look();
-  if (heldOut) onMessage(`Held-out loss before: ${before.loss.toFixed(4)}`);
-  if (resumedAt === undefined) metrics.write({ step: 0, heldOutLoss: before.loss, sample: before.sample });
+  const every = settings.evalSteps ?? stepCounts(settings, batches).anEpoch;
+  const watched = { learner, programs, tokenizer, heldOut, projDir, metrics, listeners, every };
+  const validation = new Validation(watched);
+  if (first === 0 && !validation.first) await validation.look(0);
 
-  const options = { learner, programs, batches, projDir, metrics, listeners, first };
-  const { loss, step, stopped } = await trainSteps(options).catch((error) => {
+  const options = { learner, programs, batches, projDir, metrics, validation, listeners, first };
+  const { loss, step, stopped, stoppedEarly } = await trainSteps(options).catch((error) => {
     const [newest] = listCheckpoints(projDir);
     if (newest) listeners.onFailure?.({ projDir, step: newest.step });
     throw error;
   });
   onMessage(`Memory in use: ${megabytes(learner.engine.allocatedBytes)}`);
-  const after = await look();
-  metrics.write({ step, heldOutLoss: after.loss, sample: after.sample });
+  if (!stopped && validation.last?.step !== step) await validation.look(step);
+  onPhase?.("saving");
   requireThere(projDir);
   const output = await learner.save(projDir);
   learner.dispose();
+  const { best, first: before } = validation, after = stopped ? undefined : validation.last;
+  if (best) {
+    const place = join(projDir, "best");
+    onMessage(`Best held-out loss: ${best.heldOutLoss.toFixed(4)} at step ${best.step}, kept in ${place}`);
+  }
+  const both = before && after;
   return {
     projDir,
     output,
     steps: step,
     loss,
-    heldOut: heldOut && { before: before.loss, after: after.loss },
-    samples: before.sample === undefined ? undefined : { before: before.sample, after: after.sample! },
+    heldOut: both && heldOut && { before: before.heldOutLoss!, after: after.heldOutLoss! },
+    best,
+    samples: both && before.samples.length
+      ? { before: before.samples.join("\n\n"), after: after.samples.join("\n\n") }
+      : undefined,
     stopped,
+    stoppedEarly,
   };
-}
-
-async function measure(programs: LoadedPrograms, heldOut: Batches): Promise<number> {
-  const count = Math.min(heldOut.batchesPerEpoch, HELD_OUT_BATCHES);
-  return await programs.measure(Array.from({ length: count }, (_, i) => heldOut.at(i)));
 }

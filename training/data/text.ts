@@ -33,7 +33,9 @@ export async function readText(
   });
   const { documents, summary } = await readDocuments(dataFile, tokenizer, { dataType });
   requireOneSample(documents, ctxLen, dataFile);
-  const split = splitHeldOut(documents, { ctxLen, seed: randomSeed, fraction: settings.heldOut });
+  const split = settings.evalFile === undefined
+    ? splitHeldOut(documents, { ctxLen, seed: randomSeed, fraction: settings.heldOut })
+    : { train: documents, heldOut: (await readDocuments(settings.evalFile, tokenizer)).documents };
   const batches = new Batches({ documents: split.train, ctxLen, microBsz, seed: randomSeed });
   const heldOut = split.heldOut.length
     ? new Batches({ documents: split.heldOut, ctxLen, microBsz, seed: 0, shuffle: false })
