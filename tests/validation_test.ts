@@ -77,7 +77,6 @@ Deno.test("train + evalFile: best/ holds the adapter of the step with the lowest
   const upToBest = await run({
     epochCount: 9,
     maxSteps: best!.step,
-    epochCount: 9,
     evalFile: OTHER,
     lrInit: 0.1,
     lrFinal: 0.1,
