@@ -3,6 +3,7 @@
  *
  * @module
  */
+export { blockMatmul, type BlockMatmulAttributes, type Stacking } from "./ops/block_matmul/op.ts";
 export { linearCrossEntropy } from "./ops/cross_entropy/op.ts";
 export { embedding } from "./ops/embedding/op.ts";
 export { fold, tile } from "./ops/fold/op.ts";

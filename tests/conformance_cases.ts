@@ -4,6 +4,7 @@
  * @module
  */
 import type { Graph, Tensor } from "../kernels/graph.ts";
+import { blockMatmul, type BlockMatmulAttributes, type Stacking } from "../kernels/ops/block_matmul/op.ts";
 import { linearCrossEntropy } from "../kernels/ops/cross_entropy/op.ts";
 import { embedding } from "../kernels/ops/embedding/op.ts";
 import { fold, tile } from "../kernels/ops/fold/op.ts";
@@ -311,6 +312,42 @@ const FOLD: Case[] = [[10, 4], [12, 4], [5, 5], [3, 8], [130, 64], [7, 1]].flatM
 /** Ids with repetitions, and two outside a table of 11 rows. */
 const IDS = given([3, 0, 10, 3, -1, 11, 3, 7], [8, 1], "i32");
 
+const STACKINGS: [Stacking, Stacking, Stacking][] = [
+  ["beside", "below", "beside"],
+  ["below", "below", "below"],
+  ["beside", "beside", "below"],
+  ["below", "beside", "beside"],
+];
+
+const BLOCK_MATMUL: Case[] = [
+  ...STACKINGS.flatMap((stacking) =>
+    [false, true].flatMap((transposeA) =>
+      [false, true].map((transposeB) => blocks({ G: 3, M: 5, N: 7, K: 4, transposeA, transposeB, stacking }))
+    )
+  ),
+  blocks({ G: 1, M: 70, N: 33, K: 35, transposeA: false, transposeB: true, stacking: STACKINGS[0]! }),
+  blocks({ G: 5, M: 33, N: 32, K: 65, transposeA: true, transposeB: false, stacking: STACKINGS[1]! }),
+  // A K that WebGPU cuts into parts.
+  blocks({ G: 2, M: 9, N: 8, K: 1100, transposeA: true, transposeB: false, stacking: STACKINGS[2]! }),
+  ...(["f16", "bf16"] as const).map((dtype): Case => ({
+    name: `blockMatmul + B in ${dtype}`,
+    inputs: [uniform([9, 12]), stored(dtype, [12, 4])],
+    build: (g, [a, b]) => [
+      blockMatmul(g, a!, b!, { G: 3, M: 9, N: 4, K: 4, stacking: ["beside", "below", "beside"] }),
+    ],
+  })),
+];
+
+function blocks(attributes: BlockMatmulAttributes): Case {
+  const { G, M, N, K, transposeA, transposeB, stacking } = attributes;
+  const mark = `${transposeA ? "Aᵀ" : "A"}·${transposeB ? "Bᵀ" : "B"}, blocks ${stacking.join(", ")}`;
+  return {
+    name: `blockMatmul + ${G} of ${M}×${N}×${K}, ${mark}`,
+    inputs: [uniform([G * M * K, 1]), uniform([G * K * N, 1])],
+    build: (g, [a, b]) => [blockMatmul(g, a!, b!, attributes)],
+  };
+}
+
 const EMBEDDING: Case[] = [uniform([11, 13]), stored("f16", [11, 13]), stored("bf16", [11, 13])].map((
   table,
 ) => ({
@@ -446,6 +483,7 @@ export const CASES: readonly Case[] = [
   ...MAP,
   ...REDUCE,
   ...MATMUL,
+  ...BLOCK_MATMUL,
   ...NORM,
   ...TOKEN_SHIFT,
   ...WKV7,

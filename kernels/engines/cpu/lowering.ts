@@ -5,6 +5,7 @@
  */
 import { type Node, sizeOf, type StorageType, type Tensor } from "../../graph.ts";
 import { straightLine } from "../../ops/map/expression.ts";
+import { type BlockMatmulAttributes, blockStrides } from "../../ops/block_matmul/op.ts";
 import { broadcast, type MapAttributes } from "../../ops/map/op.ts";
 import { extents, type MatmulAttributes } from "../../ops/matmul/op.ts";
 import { type Wkv7Attributes, wkv7Sizes } from "../../ops/wkv7/op.ts";
@@ -120,6 +121,47 @@ const matmul: Lowering = (call) => {
     ],
   }));
   return addend ? [copy(call, address(addend), out, M * N), product] : [product];
+};
+
+/** Blocks in turn, as many at a time as there are workers; few blocks are cut into rows. */
+const blockMatmul: Lowering = (call) => {
+  const { node, workers, address, scratch } = call;
+  const attributes = node.attributes as BlockMatmulAttributes;
+  const { G, M, N, K, transposeA, transposeB } = attributes;
+  const [a, b] = node.inputs as [Tensor, Tensor];
+  const strides = blockStrides(attributes);
+  const layout = LAYOUT[`${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`];
+  const product = (g: number, first: number, last: number, worker: number): KernelCall => {
+    const operands = [a, b, node.outputs[0]!].flatMap((t, i) => {
+      const width = t.dtype === "f32" ? 4 : 2;
+      return [address(t) + g * strides[i]!.block * width, strides[i]!.row];
+    });
+    return {
+      kernel: "matmul",
+      args: [layout, storage[b.dtype]!, ...operands, M, K, 0, first, last, 0, N, scratch(worker)],
+    };
+  };
+  const blocks = Array.from({ length: G }, (_, g) => g);
+  const work = M * N * K / 20;
+  if (G * work < ALONE) return blocks.map((g) => [product(g, 0, M, 0)]);
+  if (G < workers) {
+    return blocks.map((g) =>
+      share(
+        call,
+        M,
+        { grain: 4, work: work / M },
+        (start, end, worker) => product(g, start, end, worker),
+      )
+    );
+  }
+  return Array.from(
+    { length: Math.ceil(G / workers) },
+    (_, turn) =>
+      Array.from({ length: workers }, (_, worker) => {
+        const g = turn * workers + worker;
+        return g < G ? product(g, 0, M, worker) : undefined;
+      }),
+  );
 };
 
 /** Addresses of the six stacked streams. */
@@ -334,6 +376,7 @@ const precomputed: Lowering = (call) => {
 /** How every op runs, by name. */
 export const LOWERINGS: Readonly<Record<string, Lowering>> = {
   adamW,
+  blockMatmul,
   concatRows,
   crossEntropy,
   embedding,
