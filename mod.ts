@@ -17,15 +17,14 @@ import { existsSync } from "node:fs";
 import {
   Adapter,
   AdapterError,
-  attach,
   checkBase,
   loadAdapter as loadAdapterFile,
   newAdapter,
-  wireAdapter,
 } from "./adapters/adapter.ts";
 import { checkMerge, formatOf, type MergeCheck, writeMerged } from "./adapters/merge.ts";
 import type { AdapterHints } from "./adapters/method.ts";
 import { adapterMethod } from "./adapters/registry.ts";
+import { attach, wireAdapter } from "./adapters/wiring.ts";
 import { openTensorFile } from "./formats/tensor_file.ts";
 import { chooseEngine, type EngineChoice } from "./kernels/engines/choose.ts";
 import { generateTokens } from "./rwkv/generate.ts";
@@ -45,10 +44,14 @@ export type {
   AdapterMerge,
   AdapterMethod,
   AdapterParameter,
+  AdapterWeight,
+  LowRank,
   Noise,
   Settings,
   Site,
+  UnnamedFile,
 } from "./adapters/method.ts";
+export type { Targets } from "./adapters/targets.ts";
 export { registerAdapter } from "./adapters/registry.ts";
 export type { Engine, Executable } from "./kernels/engine.ts";
 export { EngineError } from "./kernels/engine.ts";

@@ -1,17 +1,17 @@
 /**
  * An adapter: the tensors that a method added to a model, and the weights of the model that trained along with them.
- * It lives in ordinary memory; {@link attach} puts it on an engine beside a model.
+ * It lives in ordinary memory; `attach` in wiring.ts puts it on an engine beside a model.
  *
  * @module
  */
 import { toFloat32 } from "../formats/dtype.ts";
 import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
-import { type Graph, sizeOf, Variable } from "../kernels/graph.ts";
-import { linearSites, type ModelConfig, type Site, weightShapes } from "../rwkv/config.ts";
-import { graphShape, type Model } from "../rwkv/model.ts";
-import type { Wiring } from "../rwkv/v7.ts";
+import { sizeOf } from "../kernels/graph.ts";
+import { linearSites, type ModelConfig, type Site, stateShapes, weightShapes } from "../rwkv/config.ts";
+import type { Model } from "../rwkv/model.ts";
 import type { AdapterHints, AdapterMethod, AdapterParameter, Noise, Settings } from "./method.ts";
 import { adapterMethod, adapterMethods } from "./registry.ts";
+import { checkTargets, isTarget, patternValue, type Targets } from "./targets.ts";
 
 /** A file or a request does not fit: one sentence with what, where and what to do. */
 export class AdapterError extends Error {
@@ -41,11 +41,28 @@ export class Adapter {
     readonly base?: string,
     /** Checked settings of the sites, by name, that have others than {@link settings}. */
     readonly overrides: ReadonlyMap<string, Settings> = new Map(),
+    /** The linear layers that it sits on. */
+    readonly targets: Targets = {},
   ) {}
 
   /** The settings at a site. */
   settingsAt(site: string): Settings {
     return this.overrides.get(site) ?? this.settings;
+  }
+
+  /** The tensors that it has at a site; none where it does not sit. */
+  parametersAt(site: Site): Readonly<Record<string, AdapterParameter>> {
+    return isTarget(site, this.targets) ? this.method.parameters(site, this.settingsAt(site.name)) : {};
+  }
+
+  /** Every tensor that it has on a model, by name: those at the sites, and the weights that are the method's own. */
+  parametersOn(config: ModelConfig): Map<string, AdapterParameter> {
+    const atSites = linearSites(config).flatMap((site) =>
+      Object.entries(this.parametersAt(site)).map(([name, parameter]) =>
+        [`${site.name}.${name}`, parameter] as const
+      )
+    );
+    return new Map([...atSites, ...this.method.weights?.(config, this.settings) ?? []]);
   }
 
   /** Number of numbers that it holds. */
@@ -55,51 +72,105 @@ export class Adapter {
 
   /** The same adapter with other content. */
   withTensors(tensors: ReadonlyMap<string, HostTensor>): Adapter {
-    return new Adapter(this.method, this.settings, tensors, this.base, this.overrides);
+    return new Adapter(this.method, this.settings, tensors, this.base, this.overrides, this.targets);
   }
 }
 
-/** Splits `blocks.0.att.key.bone` into site and tensor; undefined for a weight's own name. */
-function atSite(name: string, sites: ReadonlyMap<string, Site>): { site: Site; tensor: string } | undefined {
-  const dot = name.lastIndexOf(".");
-  const site = sites.get(name.slice(0, dot));
-  const tensor = name.slice(dot + 1);
-  return site && tensor !== "weight" && tensor !== "bias" ? { site, tensor } : undefined;
-}
-
-function sitesByName(config: ModelConfig): Map<string, Site> {
-  return new Map(linearSites(config).map((site) => [site.name, site]));
-}
-
-/** Weights whose names contain one of `parts`; "ln" gives the norms, and so on. */
+/**
+ * Weights whose names contain one of `parts`; "ln" gives the norms, and so on. The initial WKV state of a model that has none comes
+ * with a part that says `time_state`.
+ */
 export function weightsNamed(config: ModelConfig, parts: readonly string[]): string[] {
-  return [...weightShapes(config).keys()].filter((name) => parts.some((part) => name.includes(part)));
+  const names = [...weightShapes(config).keys()].filter((name) => parts.some((part) => name.includes(part)));
+  if (!parts.some((part) => part.includes("time_state"))) return names;
+  return [...new Set([...names, ...stateShapes(config).keys()])];
+}
+
+/** What a fresh adapter is made with. */
+export interface NewAdapterOptions {
+  /** Of the method. */
+  readonly settings: Settings;
+  /** Weights whose names contain one of these train too. */
+  readonly trainParts: readonly string[];
+  /** For methods that start from noise. */
+  readonly noise: Noise;
+  /** The linear layers that it sits on; all where nothing is said. */
+  readonly targets?: Targets | undefined;
+  /** Ranks of sites whose names end so, or match so, instead of the settings' own. */
+  readonly rankPattern?: Readonly<Record<string, number>> | undefined;
+  /** Alphas likewise. */
+  readonly alphaPattern?: Readonly<Record<string, number>> | undefined;
 }
 
 /**
- * A fresh adapter on every linear layer of a model, with copies of the weights that train along.
- * @param options.settings of the method
- * @param options.trainParts weights whose names contain one of these train too
- * @param options.noise for methods that start from noise
- * @throws RangeError if the settings do not fit the model
+ * A fresh adapter for a model, with copies of the weights that train along.
+ * @throws RangeError if settings, targets or patterns do not fit the model or each other
  */
 export function newAdapter(
   model: { readonly config: ModelConfig; readonly file: Model["file"]; readonly fingerprint: string },
   method: AdapterMethod,
-  options: { settings: Settings; trainParts: readonly string[]; noise: Noise },
+  options: NewAdapterOptions,
 ): Adapter {
+  const { config, file } = model, { targets = {}, noise } = options;
+  const sites = linearSites(config);
+  checkTargets(targets, sites);
   const settings = method.configure(options.settings);
+  const chosen = sites.filter((site) => isTarget(site, targets));
+  const overrides = siteSettings(method, settings, chosen, options);
+  const empty = new Adapter(method, settings, new Map(), model.fingerprint, overrides, targets);
   const tensors = new Map<string, HostTensor>();
-  for (const site of linearSites(model.config)) {
-    for (const [name, { shape, initial }] of Object.entries(method.parameters(site, settings))) {
-      const data = initial?.(options.noise) ?? new Float32Array(sizeOf(shape));
+  for (const site of chosen) {
+    const weight = () => file.readFloat32(`${site.name}.weight`);
+    for (const [name, { shape, initial }] of Object.entries(empty.parametersAt(site))) {
+      const data = initial?.(noise, weight) ?? new Float32Array(sizeOf(shape));
       tensors.set(`${site.name}.${name}`, { shape, data });
     }
   }
-  for (const name of weightsNamed(model.config, options.trainParts)) {
-    tensors.set(name, { shape: weightShapes(model.config).get(name)!, data: model.file.readFloat32(name) });
+  const own = method.weights?.(config, settings) ?? new Map<string, AdapterParameter>();
+  for (const name of new Set([...own.keys(), ...weightsNamed(config, options.trainParts)])) {
+    tensors.set(name, baseWeight(name, config, file));
   }
-  return new Adapter(method, settings, tensors, model.fingerprint);
+  return empty.withTensors(tensors);
+}
+
+/** A weight of the base model, or zeros for an initial state that it lacks. */
+export function baseWeight(name: string, config: ModelConfig, file: Model["file"]): HostTensor {
+  const shape = possibleWeights(config).get(name)!;
+  return { shape, data: file.tensors.has(name) ? file.readFloat32(name) : new Float32Array(sizeOf(shape)) };
+}
+
+/** Settings of the sites that patterns speak of. @throws RangeError if a pattern speaks of none */
+function siteSettings(
+  method: AdapterMethod,
+  settings: Settings,
+  sites: readonly Site[],
+  { rankPattern = {}, alphaPattern = {} }: NewAdapterOptions,
+): Map<string, Settings> {
+  const overrides = new Map<string, Settings>();
+  for (const { name } of sites) {
+    const r = patternValue(rankPattern, name), alpha = patternValue(alphaPattern, name);
+    if (r === undefined && alpha === undefined) continue;
+    const changed = {
+      ...settings,
+      ...(r === undefined ? {} : { r }),
+      ...(alpha === undefined ? {} : { alpha }),
+    };
+    overrides.set(name, method.configure(changed));
+  }
+  for (const [what, pattern] of Object.entries({ rank: rankPattern, alpha: alphaPattern })) {
+    const idle = Object.keys(pattern).find((key) =>
+      !sites.some(({ name }) => patternValue({ [key]: true }, name))
+    );
+    if (idle !== undefined) {
+      throw new RangeError(`The ${what} pattern "${idle}" matches no linear layer that the adapter sits on`);
+    }
+  }
+  return overrides;
+}
+
+/** Every weight that a model has or may have, with its shape in files. */
+function possibleWeights(config: ModelConfig): Map<string, number[]> {
+  return new Map([...weightShapes(config), ...stateShapes(config)]);
 }
 
 /**
@@ -108,37 +179,36 @@ export function newAdapter(
  */
 export function checkFits(adapter: Adapter, config: ModelConfig): void {
   const { method, tensors } = adapter;
-  const sites = sitesByName(config), weights = weightShapes(config);
-  const complain = (what: string, names: readonly string[]) => {
+  const complain = (what: string, names: readonly string[], remedy = "") => {
     const shown = names.slice(0, 5).map((name) => `"${name}"`).join(", ");
     const more = names.length > 5 ? ` and ${names.length - 5} more` : "";
-    return new AdapterError(`The ${method.name} adapter does not fit the model: ${what} ${shown}${more}`);
+    return new AdapterError(
+      `The ${method.name} adapter does not fit the model: ${what} ${shown}${more}${remedy}`,
+    );
   };
-  const used = new Set<string>();
+  const own = adapter.parametersOn(config), weights = possibleWeights(config);
   const unplaced: string[] = [], misshapen: string[] = [];
   for (const [name, { shape }] of tensors) {
-    const place = atSite(name, sites);
-    let wanted: readonly number[] | undefined = weights.get(name);
-    if (place) {
-      used.add(place.site.name);
-      const settings = adapter.settingsAt(place.site.name);
-      const parameters: Readonly<Record<string, AdapterParameter>> = method.parameters(place.site, settings);
-      wanted = parameters[place.tensor]?.shape;
-    }
+    const wanted = own.get(name)?.shape ?? weights.get(name);
     if (!wanted) unplaced.push(name);
-    else if (shape.length !== wanted.length || shape.some((extent, i) => extent !== wanted![i])) {
+    else if (shape.length !== wanted.length || shape.some((extent, i) => extent !== wanted[i])) {
       misshapen.push(`${name} [${shape}] for [${wanted}]`);
     }
   }
   if (unplaced.length) throw complain("it has no place for", unplaced);
   if (misshapen.length) throw complain("shapes differ:", misshapen);
-  if (!used.size) throw new AdapterError(`The ${method.name} adapter holds no tensor for any linear layer`);
-  const missing = [...used].flatMap((site) =>
-    Object.keys(method.parameters(sites.get(site)!, adapter.settingsAt(site))).map((tensor) =>
-      `${site}.${tensor}`
-    )
-  ).filter((name) => !tensors.has(name));
-  if (missing.length) throw complain("it lacks", missing);
+  const missing = [...own.keys()].filter((name) => !tensors.has(name));
+  if (missing.length === own.size) {
+    throw new AdapterError(`The ${method.name} adapter holds no tensor for any linear layer`);
+  }
+  const bare = missing.filter((name) => {
+    const site = name.slice(0, name.lastIndexOf("."));
+    return ![...tensors.keys()].some((other) => own.has(other) && other.startsWith(`${site}.`));
+  });
+  const remedy = bare.length === missing.length
+    ? "; if it is meant to sit on some layers only, name them as its target_modules"
+    : "";
+  if (missing.length) throw complain("it lacks", missing, remedy);
 }
 
 /** Checks that an adapter was made for a base model, where it says. @throws AdapterError */
@@ -149,66 +219,16 @@ export function checkBase(adapter: Adapter, fingerprint: string, base: string): 
   );
 }
 
-/** An adapter on an engine: a variable for each of its tensors. */
-export interface Attachment {
-  readonly adapter: Adapter;
-  readonly variables: ReadonlyMap<string, Variable>;
-}
-
-/** Puts an adapter on the engine of a model. @throws AdapterError if it does not fit the model */
-export function attach(adapter: Adapter, { config, engine }: Model): Attachment & Disposable {
-  checkFits(adapter, config);
-  const variables = new Map<string, Variable>();
-  for (const [name, { shape, data }] of adapter.tensors) {
-    const variable = new Variable(name, adapterShape(name, shape, config));
-    engine.allocate(variable, data);
-    variables.set(name, variable);
-  }
-  return {
-    adapter,
-    variables,
-    [Symbol.dispose]: () => variables.forEach((variable) => engine.free(variable)),
-  };
-}
-
-/** The shape that graphs use for a tensor of an adapter. */
-export function adapterShape(name: string, shape: readonly number[], config: ModelConfig): readonly number[] {
-  return weightShapes(config).has(name) ? graphShape(name, shape) : shape;
-}
-
-/** How a graph reaches a model with an adapter. */
-export function wireAdapter(graph: Graph, model: Model, { adapter, variables }: Attachment): Wiring {
-  const { method } = adapter;
-  const base = model.wire(graph, variables);
-  const sites = sitesByName(model.config);
-  const linear = (name: string, x: ReturnType<Graph["use"]>) => {
-    const site = sites.get(name)!, settings = adapter.settingsAt(name);
-    const tensors = Object.keys(method.parameters(site, settings));
-    if (!variables.has(`${name}.${tensors[0]}`)) return base.linear(name, x);
-    const parameters = Object.fromEntries(tensors.map((t) => [t, graph.use(variables.get(`${name}.${t}`)!)]));
-    const weight = base.weight(`${name}.weight`);
-    return method.forward({
-      graph,
-      site,
-      settings,
-      x,
-      base: (x) => base.linear(name, x),
-      weight,
-      parameters,
-    });
-  };
-  return { ...base, linear };
-}
-
 /** Saves an adapter as `.pth` or safetensors, after the extension of the path. @throws if the path exists and `force` is not set */
 export function saveAdapter(adapter: Adapter, path: string, options: { force?: boolean } = {}): void {
-  const { method, settings, base, tensors, overrides } = adapter;
+  const { method, settings, base, tensors, overrides, targets } = adapter;
   const description = JSON.stringify({
     version: DESCRIPTION_VERSION,
     method: method.name,
     settings,
     base,
     ...(overrides.size ? { overrides: Object.fromEntries(overrides) } : {}),
+    ...(Object.keys(targets).length ? { targets } : {}),
   });
   writeTensorFile(path, {
     format: path.endsWith(".pth") ? "pth" : "safetensors",
@@ -235,9 +255,9 @@ export function loadAdapter(path: string, hints: AdapterHints = {}): Adapter {
     const known = name.replace(/\.disha$/, ".bone");
     tensors.set(known, { shape, data: toFloat32(file.readBytes(name), dtype) });
   }
-  const { method, settings, base, overrides } = described(file.metadata.get("wishbone"), path) ??
-    recognised(tensors, path, hints);
-  return new Adapter(method, settings, tensors, base, overrides);
+  const { method, settings, base, overrides, targets = hints.targets } =
+    described(file.metadata.get("wishbone"), path) ?? recognised(tensors, path, hints);
+  return new Adapter(method, settings, tensors, base, overrides, targets);
 }
 
 type Description = {
@@ -245,6 +265,7 @@ type Description = {
   settings: Settings;
   base?: string;
   overrides?: ReadonlyMap<string, Settings>;
+  targets?: Targets;
 };
 
 /** The description that a file carries, which may be anybody's; undefined where there is none. */
@@ -260,7 +281,7 @@ function described(text: string | undefined, path: string): Description | undefi
   const isObject = (value: unknown): value is Record<string, unknown> =>
     typeof value === "object" && value !== null && !Array.isArray(value);
   if (!isObject(description)) throw unusable("is not an object");
-  const { version, method, settings, base, overrides = {} } = description;
+  const { version, method, settings, base, overrides = {}, targets } = description;
   if (version !== DESCRIPTION_VERSION) {
     throw unusable(`has version ${JSON.stringify(version)}, and this Wishbone reads ${DESCRIPTION_VERSION}`);
   }
@@ -268,6 +289,7 @@ function described(text: string | undefined, path: string): Description | undefi
   if (!isObject(overrides) || !Object.values(overrides).every(isObject)) {
     throw unusable("has no list of overrides");
   }
+  if (targets !== undefined && !isObject(targets)) throw unusable("has targets that are no object");
   const known = adapterMethod(method);
   return {
     method: known,
@@ -276,6 +298,7 @@ function described(text: string | undefined, path: string): Description | undefi
       Object.entries(overrides).map(([site, settings]) => [site, known.configure(settings as Settings)]),
     ),
     ...(typeof base === "string" && base ? { base } : {}),
+    ...(targets ? { targets: targets as Targets } : {}),
   };
 }
 
@@ -284,24 +307,25 @@ function recognised(
   path: string,
   hints: AdapterHints,
 ): Description {
-  const perSite = new Map<string, Record<string, readonly number[]>>();
+  const sites = new Map<string, Record<string, readonly number[]>>();
   for (const [name, { shape }] of tensors) {
     const match = /^(blocks\.\d+\.(?:att|ffn)\.(?:receptance|key|value|output))\.(?!weight$|bias$)(.+)$/.exec(
       name,
     );
-    if (match) perSite.set(match[1]!, { ...perSite.get(match[1]!), [match[2]!]: shape });
+    if (match) sites.set(match[1]!, { ...sites.get(match[1]!), [match[2]!]: shape });
   }
-  if (!perSite.size) {
-    throw new AdapterError(
-      `Cannot load ${path}: it holds no adapter tensors such as "blocks.0.att.key.bone"`,
-    );
-  }
+  const names = [...tensors.keys()];
   const found: { site: string; method: AdapterMethod; settings: Settings }[] = [];
-  for (const [site, shapes] of perSite) {
+  for (const [site, shapes] of sites.size ? sites : [["", {}] as const]) {
     const candidates = adapterMethods().flatMap((method) => {
-      const settings = method.recognise(shapes, hints);
+      const settings = method.recognise(shapes, hints, { site: site || undefined, sites, names });
       return settings ? [{ method, settings }] : [];
     });
+    if (!site && !candidates.length) {
+      throw new AdapterError(
+        `Cannot load ${path}: it holds no adapter tensors such as "blocks.0.att.key.bone"`,
+      );
+    }
     if (candidates.length !== 1) {
       const listed = Object.entries(shapes).map(([name, shape]) => `${name} [${shape}]`).join(", ");
       const names = candidates.map(({ method }) => method.name).join(" and ") ||

@@ -8,23 +8,44 @@ import {
   openTensorFile,
   type TensorFile,
   type TensorFormat,
+  type TensorInfo,
   writeTensorFile,
 } from "../formats/tensor_file.ts";
 import type { Engine } from "../kernels/engine.ts";
-import { linearSites, type Site } from "../rwkv/config.ts";
+import { linearSites, type ModelConfig, type Site, stateShapes } from "../rwkv/config.ts";
 import { Model, readModelConfig } from "../rwkv/model.ts";
 import { Session } from "../rwkv/session.ts";
-import { type Adapter, AdapterError, attach, checkFits, wireAdapter } from "./adapter.ts";
+import { type Adapter, AdapterError, checkFits } from "./adapter.ts";
+import type { AdapterMerge, Settings } from "./method.ts";
+import { attach, wireAdapter } from "./wiring.ts";
+
+/** What {@link AdapterMethod.merge} is given at a site; undefined where the adapter does not sit on it. */
+function mergeCall(adapter: Adapter, site: Site, weight: Float32Array): AdapterMerge<Settings> | undefined {
+  const names = Object.keys(adapter.parametersAt(site));
+  if (!names.length) return undefined;
+  const parameters = Object.fromEntries(
+    names.map((name) => [name, adapter.tensors.get(`${site.name}.${name}`)!.data]),
+  );
+  return { site, settings: adapter.settingsAt(site.name), weight, parameters };
+}
+
+/** The weight of a site as it was before the adapter was folded in, f32 [out, in]. @throws RangeError where it cannot be had back */
+export function unmergedWeight(adapter: Adapter, site: Site, weight: Float32Array): Float32Array {
+  const { method } = adapter, call = mergeCall(adapter, site, weight);
+  if (!call) return weight;
+  if (!method.unmerge) {
+    throw new RangeError(
+      `What ${method.name} changed cannot be taken out of a weight again: start from the base model`,
+    );
+  }
+  return method.unmerge(call);
+}
 
 /** The weight of a site with the adapter folded in, f32 [out, in]. */
 export function mergedWeight(adapter: Adapter, site: Site, weight: Float32Array): Float32Array {
-  const { method, tensors } = adapter, settings = adapter.settingsAt(site.name);
-  const names = Object.keys(method.parameters(site, settings));
-  if (!tensors.has(`${site.name}.${names[0]}`)) return weight;
-  const parameters = Object.fromEntries(
-    names.map((name) => [name, tensors.get(`${site.name}.${name}`)!.data]),
-  );
-  const merged = method.merge({ site, settings, weight, parameters });
+  const call = mergeCall(adapter, site, weight);
+  if (!call) return weight;
+  const merged = adapter.method.merge(call);
   const bad = merged.findIndex((x) => !Number.isFinite(x));
   if (bad >= 0) {
     throw new AdapterError(
@@ -34,7 +55,14 @@ export function mergedWeight(adapter: Adapter, site: Site, weight: Float32Array)
   return merged;
 }
 
-/** Writes the merged model: the base's names, order, shapes and dtypes. @throws if the output exists and `force` is not set */
+/** Initial states that the base model lacks: they come after its own tensors, in the dtype of its matrices. */
+function addedTensors(base: TensorFile, { tensors }: Adapter, config: ModelConfig): TensorInfo[] {
+  const { dtype } = base.tensors.get("blocks.0.att.key.weight")!;
+  return [...stateShapes(config)].filter(([name]) => tensors.has(name) && !base.tensors.has(name))
+    .map(([name, shape]) => ({ name, shape, dtype }));
+}
+
+/** Writes the merged model: the base's names, order, shapes and dtypes, and the initial states that were tuned. @throws if the output exists and `force` is not set */
 export function writeMerged(
   base: TensorFile,
   adapter: Adapter,
@@ -46,7 +74,7 @@ export function writeMerged(
   const sites = new Map(linearSites(config).map((site) => [`${site.name}.weight`, site]));
   writeTensorFile(output, {
     format: options.format ?? base.format,
-    tensors: base.tensors.values(),
+    tensors: [...base.tensors.values(), ...addedTensors(base, adapter, config)],
     read: ({ name, dtype }) => {
       const replaced = adapter.tensors.get(name);
       const site = sites.get(name);

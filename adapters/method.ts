@@ -1,23 +1,31 @@
 /**
- * The hook: what a method of adapting a linear layer says of itself, and the registry where methods enter.
+ * The hook: what a method of adapting a model says of itself, and the registry where methods enter.
  *
  * @module
  */
 import type { Graph, Tensor } from "../kernels/graph.ts";
-import type { Site } from "../rwkv/config.ts";
+import type { ModelConfig, Site } from "../rwkv/config.ts";
 import type { Noise } from "../rwkv/initialise.ts";
+import type { Targets } from "./targets.ts";
 
 export type { Noise, Site };
 
 /** Settings of a method, as they are kept in files: plain JSON. */
 export type Settings = Readonly<Record<string, unknown>>;
 
-/** A tensor that a method adds at a site. */
+/** A tensor that a method adds. */
 export interface AdapterParameter {
   /** Its extents. */
   readonly shape: readonly number[];
-  /** Its first content; zeros where it is not given. */
-  initial?(noise: Noise): Float32Array;
+  /**
+   * Its first content; zeros where it is not given.
+   * @param weight reads the base weight of the site, f32 [out, in]
+   */
+  initial?(noise: Noise, weight: () => Float32Array): Float32Array;
+  /** Multiplies the learning rate; 1 where it is not given. */
+  readonly rate?: number;
+  /** Whether it keeps its first content instead of training. */
+  readonly frozen?: boolean;
 }
 
 /** What a method's expression is made from. */
@@ -30,13 +38,21 @@ export interface AdapterForward<S extends Settings> {
   readonly settings: S;
   /** Input of the linear layer, [M, in]. */
   readonly x: Tensor;
-  /** The layer without this adapter: [M, in] → [M, out]. */
+  /** The layer without this adapter, but with those that were stacked before it: [M, in] → [M, out]. */
   base(x: Tensor): Tensor;
-  /** The frozen weight, [out, in], in the storage of its file. */
+  /** The frozen weight, [out, in], in the storage of its file; for a method that reads it, that of `base`. */
   readonly weight: Tensor;
   /** This adapter's tensors at the site. */
   readonly parameters: Readonly<Record<string, Tensor>>;
+  /** While training, x with a share of its elements set to zero and the others enlarged to match; else x itself. */
+  dropout(x: Tensor, share: number): Tensor;
 }
+
+/** What an adapted weight is made from, as tensors. */
+export type AdapterWeight<S extends Settings> = Pick<
+  AdapterForward<S>,
+  "graph" | "site" | "settings" | "weight" | "parameters"
+>;
 
 /** What a merge is made from: f32, row-major. */
 export interface AdapterMerge<S extends Settings> {
@@ -50,6 +66,26 @@ export interface AdapterMerge<S extends Settings> {
   readonly parameters: Readonly<Record<string, Float32Array>>;
 }
 
+/** An addition to a weight as a product of thin matrices, B·A. */
+export interface LowRank {
+  /** [R, in] */
+  readonly A: Float32Array;
+  /** [out, R] */
+  readonly B: Float32Array;
+  /** R */
+  readonly r: number;
+}
+
+/** A file whose method is to be found out. */
+export interface UnnamedFile {
+  /** The site in question; undefined where the file holds no tensor of any linear layer. */
+  readonly site: string | undefined;
+  /** Shapes of the tensors of every site, by the site's name and the tensor's. */
+  readonly sites: ReadonlyMap<string, Readonly<Record<string, readonly number[]>>>;
+  /** Names of all tensors. */
+  readonly names: readonly string[];
+}
+
 /** A method: Bone, LoRA, or one of your own. Register it with {@link registerAdapter}. */
 export interface AdapterMethod<S extends Settings = Settings> {
   /** Its name, as in `--peft`. */
@@ -58,23 +94,45 @@ export interface AdapterMethod<S extends Settings = Settings> {
   configure(given: Settings): S;
   /** The tensors added at a site. @throws RangeError if the settings do not fit it */
   parameters(site: Site, settings: S): Readonly<Record<string, AdapterParameter>>;
+  /** Weights of the model that are the method's own and train with it, by name, such as the initial WKV state. */
+  weights?(config: ModelConfig, settings: S): ReadonlyMap<string, AdapterParameter>;
   /** The adapted layer: [M, in] → [M, out]. */
   forward(call: AdapterForward<S>): Tensor;
+  /** Whether {@link forward} reads the weight itself. Among several adapters, those that do stand nearest to the base weight. */
+  readsWeight?(settings: S): boolean;
+  /** The adapted weight as a tensor, f32 [out, in]: for a method that reads the weight itself. */
+  weight?(call: AdapterWeight<S>): Tensor;
   /** The weight that does the same without the adapter, [out, in]. */
   merge(call: AdapterMerge<S>): Float32Array;
   /**
+   * The weight as it was before {@link merge}, up to rounding.
+   * @throws RangeError in one sentence where it cannot be had back
+   */
+  unmerge?(call: AdapterMerge<S>): Float32Array;
+  /** What merging adds as a product of thin matrices: only for methods that add the same whatever the weight is. */
+  lowRank?(call: Omit<AdapterMerge<S>, "weight">): LowRank;
+  /**
    * Settings for the tensors of one site in a file that holds none; undefined if they are not this method's.
-   * @param shapes by tensor name: `{ bone: [64, 2048] }`
+   * @param shapes by tensor name: `{ bone: [64, 2048] }`; empty where the file holds no tensor of any linear layer
    * @param hints what the person says of the file
+   * @param file the rest of the file, which may settle what one site leaves open
    * @throws RangeError in one sentence if they are, but a hint is missing that the settings need
    */
-  recognise(shapes: Readonly<Record<string, readonly number[]>>, hints: AdapterHints): S | undefined;
+  recognise(
+    shapes: Readonly<Record<string, readonly number[]>>,
+    hints: AdapterHints,
+    file: UnnamedFile,
+  ): S | undefined;
 }
 
 /** What a file may leave unsaid. */
 export interface AdapterHints {
   /** Alpha of a LoRA whose file does not hold it. */
   readonly loraAlpha?: number;
+  /** Whether the blocks of a BAT are chosen by input block (RWKV-PEFT's) or by output block (PEFT's). */
+  readonly batAxis?: "in" | "out";
+  /** The linear layers that the adapter sits on, where its file does not say and it lacks some. */
+  readonly targets?: Targets;
 }
 
 const methods = new Map<string, AdapterMethod>();

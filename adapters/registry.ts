@@ -3,11 +3,15 @@
  *
  * @module
  */
+import { bat } from "./bat/bat.ts";
 import { bone } from "./bone/bone.ts";
 import { lora } from "./lora/lora.ts";
 import { registerAdapter } from "./method.ts";
+import { state } from "./state/state.ts";
 
 registerAdapter(bone);
+registerAdapter(bat);
 registerAdapter(lora);
+registerAdapter(state);
 
 export { adapterMethod, adapterMethods, registerAdapter } from "./method.ts";

@@ -120,6 +120,11 @@ export class Graph {
   #block: number | undefined;
   #blocks = 0;
 
+  /** Whether nodes that are made now belong to a recomputed block. */
+  get isRecomputing(): boolean {
+    return this.#block !== undefined;
+  }
+
   /** The variable as a tensor of this graph. */
   use(variable: Variable): Tensor {
     let tensor = this.#variables.get(variable);

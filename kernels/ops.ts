@@ -5,6 +5,7 @@
  */
 export { blockMatmul, type BlockMatmulAttributes, type Stacking } from "./ops/block_matmul/op.ts";
 export { linearCrossEntropy } from "./ops/cross_entropy/op.ts";
+export { dropout } from "./ops/dropout/op.ts";
 export { embedding } from "./ops/embedding/op.ts";
 export { fold, tile } from "./ops/fold/op.ts";
 export { Expression } from "./ops/map/expression.ts";

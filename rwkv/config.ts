@@ -24,6 +24,8 @@ export interface ModelConfig {
   readonly ranks: { readonly w: number; readonly a: number; readonly v: number; readonly g: number };
   /** Whether layer 0 carries the unused v0, v1 and v2 as well. */
   readonly firstLayerHasV: boolean;
+  /** Whether the file holds an initial WKV state, as state tuning leaves it. */
+  readonly hasState?: boolean;
 }
 
 /** A file is not a model that can be used: one sentence with what was found. */
@@ -94,6 +96,7 @@ export function readConfig(tensors: Shapes, path: string): ModelConfig {
       g: shapeOf("blocks.0.att.g1")[1] ?? 0,
     },
     firstLayerHasV: tensors.has("blocks.0.att.v0"),
+    ...(tensors.has("blocks.0.att.time_state") ? { hasState: true } : {}),
   };
   for (const [name, wanted] of weightShapes(config)) {
     const found = shapeOf(name);
@@ -145,6 +148,7 @@ export function weightShapes(config: ModelConfig): Map<string, number[]> {
     add("att.k_a", vector);
     for (const linear of ["receptance", "key", "value", "output"]) add(`att.${linear}.weight`, [C, C]);
     addNorm("att.ln_x");
+    if (config.hasState) add("att.time_state", [heads, headSize, headSize]);
     add("ffn.x_k", vector);
     add("ffn.key.weight", [ffn, C]);
     add("ffn.value.weight", [C, ffn]);
@@ -153,6 +157,16 @@ export function weightShapes(config: ModelConfig): Map<string, number[]> {
   shapes.set("ln_out.bias", [C]);
   shapes.set("head.weight", [vocabulary, C]);
   return shapes;
+}
+
+/** The WKV state that each layer may begin from instead of zeros, [H, N value, N key], by the names that RWKV-PEFT gives it. */
+export function stateShapes({ layers, heads: H, headSize: N }: ModelConfig): Map<string, number[]> {
+  return new Map(Array.from({ length: layers }, (_, layer) => [stateName(layer), [H, N, N]]));
+}
+
+/** Name of a layer's initial WKV state. */
+export function stateName(layer: number): string {
+  return `blocks.${layer}.att.time_state`;
 }
 
 /** A linear layer that an adapter can sit on. */

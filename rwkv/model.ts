@@ -9,7 +9,7 @@ import { openTensorFile, type TensorFile, type TensorInfo } from "../formats/ten
 import type { Engine } from "../kernels/engine.ts";
 import { bytesOf, type Graph, type StorageType, type Tensor, Variable } from "../kernels/graph.ts";
 import { matmul } from "../kernels/ops/matmul/op.ts";
-import { isMatrix, type ModelConfig, ModelError, readConfig, weightShapes } from "./config.ts";
+import { isMatrix, type ModelConfig, ModelError, readConfig, stateName, weightShapes } from "./config.ts";
 import { type ModelState, Session } from "./session.ts";
 import type { Wiring } from "./v7.ts";
 
@@ -103,7 +103,11 @@ export class Model {
     };
     const linear = (site: string, x: Tensor) =>
       matmul(graph, x, weight(`${site}.weight`), { transposeB: true });
-    return { graph, config: this.config, weight, linear };
+    const initialState = (layer: number) => {
+      const name = stateName(layer);
+      return overlay?.has(name) || this.#weights.has(name) ? weight(name) : undefined;
+    };
+    return { graph, config: this.config, weight, linear, initialState };
   }
 
   /**

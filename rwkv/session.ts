@@ -13,7 +13,7 @@ import { sliceRows } from "../kernels/ops/rows/op.ts";
 import { assign } from "../kernels/ops/update/op.ts";
 import { compile } from "../kernels/plan.ts";
 import type { ModelConfig } from "./config.ts";
-import { forwardV7, type LayerState, type Wiring } from "./v7.ts";
+import { forwardV7, type LayerState, startingState, type Wiring } from "./v7.ts";
 
 /** Longest piece that is read at once. */
 const LONGEST = 128;
@@ -37,6 +37,10 @@ interface Piece {
 export class Session {
   readonly #pieces = new Map<string, Piece>();
   readonly #state: { whole: Variable; parts: Variable[] };
+  /** Writes the state that a text begins with over zeros; undefined until it is needed. */
+  #beginning: Executable | undefined;
+  /** Whether nothing was read since the beginning, so that the state has still to be set. */
+  #fresh = true;
 
   /**
    * @param wire how a graph reaches the weights, adapters included
@@ -55,6 +59,22 @@ export class Session {
     ]).flat();
     this.#state = Variable.pack("state", parts);
     engine.allocate(this.#state.whole);
+  }
+
+  /** Sets the state that a text begins with, if nothing was read yet. */
+  async #begin(): Promise<void> {
+    if (!this.#fresh) return;
+    this.#fresh = false;
+    this.engine.write(this.#state.whole, new Float32Array(this.#state.whole.shape[0]!));
+    if (!this.#beginning) {
+      const graph = new Graph(), wiring = this.wire(graph);
+      this.#layers((variable) => variable).forEach(({ wkv }, layer) => {
+        const state = startingState(wiring, layer, 1);
+        if (state) assign(graph, wkv, state);
+      });
+      this.#beginning = await this.engine.load(compile(graph));
+    }
+    this.#beginning.run();
   }
 
   async #piece(T: number, logits: Logits): Promise<Piece> {
@@ -106,6 +126,7 @@ export class Session {
         throw new RangeError(`Cannot read token ${token} at position ${i}: the vocabulary has ${V}`);
       }
     }
+    await this.#begin();
     const result = new Float32Array(logits === "all" ? tokens.length * V : V);
     for (let done = 0; done < tokens.length;) {
       const left = tokens.length - done;
@@ -121,11 +142,12 @@ export class Session {
 
   /** Forgets everything read so far. */
   reset(): void {
-    this.engine.write(this.#state.whole, new Float32Array(this.#state.whole.shape[0]!));
+    this.#fresh = true;
   }
 
   /** What is carried now. */
   async state(): Promise<ModelState> {
+    await this.#begin();
     return { data: await this.engine.read(this.#state.whole) };
   }
 
@@ -136,6 +158,7 @@ export class Session {
         `Cannot restore a state of ${data.length} numbers: this model's has ${this.#state.whole.shape[0]}`,
       );
     }
+    this.#fresh = false;
     this.engine.write(this.#state.whole, data);
   }
 
@@ -147,6 +170,7 @@ export class Session {
       if (logits) this.engine.free(logits);
     }
     this.#pieces.clear();
+    this.#beginning?.dispose();
     this.engine.free(this.#state.whole);
   }
 }

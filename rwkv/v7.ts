@@ -8,7 +8,7 @@
  */
 import type { Graph, Tensor } from "../kernels/graph.ts";
 import { embedding } from "../kernels/ops/embedding/op.ts";
-import { map, mapAll } from "../kernels/ops/map/op.ts";
+import { map, mapAll, repeat } from "../kernels/ops/map/op.ts";
 import { matmul } from "../kernels/ops/matmul/op.ts";
 import { norm } from "../kernels/ops/norm/op.ts";
 import { reduceGroups } from "../kernels/ops/reduce/op.ts";
@@ -44,13 +44,15 @@ export interface Wiring {
   weight(name: string): Tensor;
   /** The linear layer at a site, adapters included: [M, in] → [M, out]. */
   linear(site: string, x: Tensor): Tensor;
+  /** The WKV state that a layer begins a text with, [H·N·N]; undefined for zeros. */
+  initialState(layer: number): Tensor | undefined;
 }
 
 /**
  * The model up to its last normalisation.
  * @param tokens i32 [B·T, 1]
  * @param options.T steps of each of the B sequences
- * @param options.state what each layer carries in; zeros where it is not given
+ * @param options.state what each layer carries in; the model's initial state where it is not given, else zeros
  * @param options.keep [B·T, 1], 0 at the first token of each document where several share a row, else 1: nothing is carried
  * over a 0, forward or backward, so that documents in one row are what they would be in rows of their own
  * @param options.recompute whether blocks are computed again in the backward pass instead of being kept
@@ -63,6 +65,11 @@ export function forwardV7(
 ): { hidden: Tensor; state: LayerState[] } {
   const { graph, config, weight } = wiring;
   const { T, state, keep, recompute = false } = options;
+  if (keep && wiring.initialState(0)) {
+    throw new RangeError(
+      "A model with an initial state begins every row with it: give each document a row of its own",
+    );
+  }
   const layerNorm = (x: Tensor, name: string) =>
     norm(graph, x, weight(`${name}.weight`), weight(`${name}.bias`), { eps: LAYER_NORM_EPS });
 
@@ -73,7 +80,8 @@ export function forwardV7(
     const block = () => {
       const name = `blocks.${layer}`, carried = state?.[layer];
       const attIn = layerNorm(x, `${name}.ln1`);
-      const att = timeMix(wiring, `${name}.att`, attIn, vFirst, { T, carried, keep });
+      const wkv = carried?.wkv ?? startingState(wiring, layer, x.rows / T);
+      const att = timeMix(wiring, `${name}.att`, attIn, vFirst, { T, carried: carried?.attShift, wkv, keep });
       const middle = map(graph, [x, att.out], (x, out) => x.add(out));
       const ffnIn = layerNorm(middle, `${name}.ln2`);
       const out = channelMix(wiring, `${name}.ffn`, ffnIn, { T, carried: carried?.ffnShift, keep });
@@ -91,6 +99,12 @@ export function forwardV7(
   return { hidden: layerNorm(x, "ln_out"), state: states };
 }
 
+/** The WKV state that each of B sequences begins with, [B, H·N·N]; undefined for zeros. */
+export function startingState({ graph, initialState }: Wiring, layer: number, B: number): Tensor | undefined {
+  const state = initialState(layer);
+  return state && repeat(graph, state, [B, state.size]);
+}
+
 /** The last row of each sequence: [B·T, C] → [B, C]. */
 function lastRows(graph: Graph, x: Tensor, T: number): Tensor {
   const B = x.rows / T;
@@ -102,13 +116,18 @@ function timeMix(
   name: string,
   x: Tensor,
   vFirst: Tensor | undefined,
-  { T, carried, keep }: { T: number; carried: LayerState | undefined; keep: Tensor | undefined },
+  { T, carried, wkv, keep }: {
+    T: number;
+    carried: Tensor | undefined;
+    wkv: Tensor | undefined;
+    keep: Tensor | undefined;
+  },
 ): { out: Tensor; v: Tensor; state: Tensor } {
   const { heads: H, headSize: N } = config;
   const perHead = [x.rows, H];
   const own = (tensor: string) => weight(`${name}.${tensor}`);
   const mixes = [..."rwkvag"].map((stream) => own(`x_${stream}`));
-  const shift = { T, carried: carried?.attShift, keep };
+  const shift = { T, carried, keep };
   const [xr, xw, xk, xv, xa, xg] = tokenShift(graph, x, mixes, shift) as [
     Tensor,
     Tensor,
@@ -151,7 +170,7 @@ function timeMix(
 
   // A step of no decay factor and no removal key, S ← v ⊗ k, begins a state afresh.
   const kept = (x: Tensor) => keep ? map(graph, [x, keep], (x, keep) => x.mul(keep)) : x;
-  const options = carried ? { T, N, state: carried.wkv } : { T, N };
+  const options = wkv ? { T, N, state: wkv } : { T, N };
   const { y, state } = wkv7(graph, { r, w: kept(w), k, v, a: kept(a), b }, options);
   const normed = norm(graph, y, own("ln_x.weight"), own("ln_x.bias"), { groups: H, eps: GROUP_NORM_EPS });
   const products = map(graph, [r, k, own("r_k")], (r, k, rK) => r.mul(k).mul(rK));

@@ -6,6 +6,7 @@
 import type { Graph, Tensor } from "../kernels/graph.ts";
 import { blockMatmul, type BlockMatmulAttributes, type Stacking } from "../kernels/ops/block_matmul/op.ts";
 import { linearCrossEntropy } from "../kernels/ops/cross_entropy/op.ts";
+import { dropout } from "../kernels/ops/dropout/op.ts";
 import { embedding } from "../kernels/ops/embedding/op.ts";
 import { fold, tile } from "../kernels/ops/fold/op.ts";
 import { constant, map, mapAll, repeat } from "../kernels/ops/map/op.ts";
@@ -348,6 +349,12 @@ function blocks(attributes: BlockMatmulAttributes): Case {
   };
 }
 
+const DROPOUT: Case[] = [0, 0.3, 0.9].map((share) => ({
+  name: `dropout + a share of ${share}`,
+  inputs: [uniform([37, 21]), given([-7], [1], "i32")],
+  build: (g, [x, seed]) => [dropout(g, x!, seed!, { share, salt: "here" })],
+}));
+
 const EMBEDDING: Case[] = [uniform([11, 13]), stored("f16", [11, 13]), stored("bf16", [11, 13])].map((
   table,
 ) => ({
@@ -484,6 +491,7 @@ export const CASES: readonly Case[] = [
   ...REDUCE,
   ...MATMUL,
   ...BLOCK_MATMUL,
+  ...DROPOUT,
   ...NORM,
   ...TOKEN_SHIFT,
   ...WKV7,

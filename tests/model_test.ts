@@ -54,15 +54,18 @@ function goldenUnder(prefix: string): Map<string, { shape: readonly number[]; da
 for (const recompute of [false, true]) {
   const how = recompute ? ", blocks recomputed" : "";
   for (
-    const [kind, settings] of [["full", undefined], ["bone", { r: 32 }], ["lora", {
-      r: 8,
-      alpha: 16,
-      rslora: false,
-    }]] as const
+    const [kind, method, settings] of [
+      ["full", undefined, {}],
+      ["bone", "bone", { r: 32 }],
+      ["bat_row", "bat", { r: 32, axis: "in" }],
+      ["bat_col", "bat", { r: 32, axis: "out" }],
+      ["lora", "lora", { r: 8, alpha: 16, rslora: false }],
+      ["state", "state", {}],
+    ] as const
   ) {
     testOnEngines(`computeGradients + golden ${kind}${how}: loss and every gradient`, async (engine) => {
       using model = smallModel(engine);
-      const adapter = settings && new Adapter(adapterMethod(kind), settings, goldenUnder(`${kind}.param.`));
+      const adapter = method && new Adapter(adapterMethod(method), settings, goldenUnder(`${kind}.param.`));
       const { loss, gradients } = await computeGradients(model, {
         tokens,
         mask,

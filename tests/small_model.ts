@@ -5,8 +5,9 @@
  * @module
  */
 import { fileURLToPath } from "node:url";
-import { Adapter, attach, wireAdapter } from "../adapters/adapter.ts";
+import { Adapter } from "../adapters/adapter.ts";
 import { adapterMethod } from "../adapters/registry.ts";
+import { attach, wireAdapter } from "../adapters/wiring.ts";
 import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
 import type { Engine } from "../kernels/engine.ts";
 import { backward } from "../kernels/gradient.ts";

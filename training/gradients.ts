@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { type Adapter, attach, wireAdapter } from "../adapters/adapter.ts";
+import type { Adapter } from "../adapters/adapter.ts";
+import { attach, wireAdapter } from "../adapters/wiring.ts";
 import { Graph, Variable } from "../kernels/graph.ts";
 import { backward } from "../kernels/gradient.ts";
 import { linearCrossEntropy } from "../kernels/ops/cross_entropy/op.ts";

@@ -4,8 +4,9 @@
  * @module
  */
 import { join } from "node:path";
-import { Adapter, saveAdapter, wireAdapter } from "../adapters/adapter.ts";
+import { Adapter, saveAdapter } from "../adapters/adapter.ts";
 import type { AdapterMethod } from "../adapters/method.ts";
+import { wireAdapter } from "../adapters/wiring.ts";
 import { fromFloat32 } from "../formats/dtype.ts";
 import { writeTensorFile } from "../formats/tensor_file.ts";
 import type { Engine } from "../kernels/engine.ts";

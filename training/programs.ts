@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { type Adapter, wireAdapter } from "../adapters/adapter.ts";
+import type { Adapter } from "../adapters/adapter.ts";
+import { wireAdapter } from "../adapters/wiring.ts";
 import type { Engine } from "../kernels/engine.ts";
 import { bytesOf, Graph, Variable } from "../kernels/graph.ts";
 import { backward } from "../kernels/gradient.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 import type { Adapter } from "../adapters/adapter.ts";
-import { adapterShape } from "../adapters/adapter.ts";
+import { adapterShape } from "../adapters/wiring.ts";
 import type { Engine } from "../kernels/engine.ts";
 import { Variable } from "../kernels/graph.ts";
 import type { AdamWGroup } from "../kernels/ops/optimizer/op.ts";

@@ -1,63 +1,130 @@
 /**
- * Bone (DiSHA, arXiv 2409.15371; later named MiSS): one matrix D [R, out] at each linear layer, shared by all of the input's
- * shards of R channels.
+ * Bone (DiSHA, arXiv 2409.15371; later named MiSS) and its design space: one matrix that all shards of a weight share.
+ *
+ * The weight is cut into shards, and every shard gets the same D added. With shards of R columns, D is [out, R], stored transposed:
  *
  *     y = W x + Dᵀ s,   s[j] = Σ_b x[b·R + j];   merged: W'[o, i] = W[o, i] + D[i mod R, o]
  *
- * D starts at zero, so training starts from the base model exactly. The last shard may be ragged.
+ * With shards of R rows, W'[o, i] = W[o, i] + D[o mod R, i]. With `mini_r`, the shards are small in the other direction too: D
+ * [R, mini_r] is repeated along both. D starts at zero, so training starts from the base model exactly. Shards of columns may end
+ * in a ragged one; so may shards of rows.
  *
  * @module
  */
-import { fold } from "../../kernels/ops/fold/op.ts";
+import { fold, tile } from "../../kernels/ops/fold/op.ts";
 import { map } from "../../kernels/ops/map/op.ts";
 import { matmul } from "../../kernels/ops/matmul/op.ts";
-import type { AdapterMethod, Settings } from "../method.ts";
+import type { AdapterMerge, AdapterMethod, LowRank, Settings, Site } from "../method.ts";
+import { requireCount, requireDropout, requireKnown } from "../settings.ts";
 
 /** Bone's settings. */
 export interface BoneSettings extends Settings {
-  /** Rank R: rows of D. */
+  /** Rank R: columns, or rows, of a shard. */
   readonly r: number;
+  /** Extent of a shard in the other direction; the whole weight's where it is not given. */
+  readonly mini_r?: number;
+  /** Which way the weight is cut into shards of R; columns where it is not given. */
+  readonly shards?: "rows";
+  /** Share of the inputs that are zero for the adapter while it trains; 0 where it is not given. */
+  readonly dropout?: number;
 }
 
 /** RWKV-PEFT's default rank. */
 export const DEFAULT_RANK = 64;
 
+/** Periods of what is added, along the outputs and along the inputs: ΔW[o, i] = D(o mod `out`, i mod `in`). */
+function periods(site: Site, { r, mini_r, shards }: BoneSettings): { out: number; in: number } {
+  return shards === "rows" ? { out: r, in: mini_r ?? site.in } : { out: mini_r ?? site.out, in: r };
+}
+
+/** ΔW[o, i]. Columns are stored [in, out] by period, rows [out, in]. */
+function added(
+  { site, settings, parameters }: Pick<AdapterMerge<BoneSettings>, "site" | "settings" | "parameters">,
+) {
+  const period = periods(site, settings);
+  const { bone, bone_rows } = parameters;
+  return bone
+    ? (o: number, i: number) => bone[(i % period.in) * period.out + o % period.out]!
+    : (o: number, i: number) => bone_rows![(o % period.out) * period.in + i % period.in]!;
+}
+
+function changed(call: AdapterMerge<BoneSettings>, sign: number): Float32Array {
+  const { site, weight } = call, delta = added(call), result = new Float32Array(weight.length);
+  for (let o = 0; o < site.out; o++) {
+    for (let i = 0; i < site.in; i++) {
+      result[o * site.in + i] = weight[o * site.in + i]! + sign * delta(o, i);
+    }
+  }
+  return result;
+}
+
 /** The method; registered as "bone". */
 export const bone: AdapterMethod<BoneSettings> = {
   name: "bone",
-  configure({ r = DEFAULT_RANK, ...others }) {
-    const unknown = Object.keys(others);
-    if (unknown.length) throw new RangeError(`Unknown setting "${unknown[0]}" for bone: there is r`);
-    if (!Number.isInteger(r) || (r as number) < 1) {
-      throw new RangeError(`The rank r of bone must be a whole number of at least 1: it is ${r}`);
+  configure(given) {
+    requireKnown("bone", given, ["r", "mini_r", "shards", "dropout"]);
+    const { r = DEFAULT_RANK, mini_r, shards = "columns", dropout = 0 } = given;
+    if (shards !== "columns" && shards !== "rows") {
+      throw new RangeError(`The shards of bone must be columns or rows: they are ${JSON.stringify(shards)}`);
     }
-    return { r: r as number };
+    return {
+      r: requireCount("bone", "rank r", r),
+      ...(mini_r === undefined ? {} : { mini_r: requireCount("bone", "mini_r", mini_r) }),
+      ...(shards === "rows" ? { shards } : {}),
+      ...(requireDropout("bone", dropout) ? { dropout: dropout as number } : {}),
+    };
   },
-  parameters(site, { r }) {
-    if (r > site.in) {
+  parameters(site, settings) {
+    const { r, mini_r, shards } = settings;
+    const [along, across] = shards === "rows" ? ["out", "in"] as const : ["in", "out"] as const;
+    const channels = { in: "input", out: "output" };
+    if (r > site[along]) {
       throw new RangeError(
-        `The rank r of bone is ${r}, over the ${site.in} input channels of ${site.name}: lower r`,
+        `The rank r of bone is ${r}, over the ${site[along]} ${
+          channels[along]
+        } channels of ${site.name}: lower r`,
       );
     }
-    return { bone: { shape: [r, site.out] } };
-  },
-  forward({ graph, x, base, parameters, settings }) {
-    const added = matmul(graph, fold(graph, x, settings.r), parameters.bone!);
-    return map(graph, [base(x), added], (y, added) => y.add(added));
-  },
-  merge({ weight, parameters, site, settings: { r } }) {
-    const D = parameters.bone!, merged = new Float32Array(weight.length);
-    for (let o = 0; o < site.out; o++) {
-      for (let i = 0; i < site.in; i++) {
-        merged[o * site.in + i] = weight[o * site.in + i]! + D[(i % r) * site.out + o]!;
-      }
+    if (mini_r !== undefined && site[across] % mini_r) {
+      throw new RangeError(
+        `The mini_r of bone is ${mini_r}, which does not divide the ${site[across]} ${
+          channels[across]
+        } channels of ${site.name}: choose one that does`,
+      );
     }
-    return merged;
+    return { [shards === "rows" ? "bone_rows" : "bone"]: { shape: [r, mini_r ?? site[across]] } };
+  },
+  forward({ graph, site, x, base, parameters, settings, dropout }) {
+    const period = periods(site, settings), { bone, bone_rows } = parameters;
+    const kept = dropout(x, settings.dropout ?? 0);
+    const folded = period.in < site.in ? fold(graph, kept, period.in) : kept;
+    const small = bone
+      ? matmul(graph, folded, bone)
+      : matmul(graph, folded, bone_rows!, { transposeB: true });
+    const whole = period.out < site.out ? tile(graph, small, site.out) : small;
+    return map(graph, [base(x), whole], (y, added) => y.add(added));
+  },
+  merge: (call) => changed(call, 1),
+  unmerge: (call) => changed(call, -1),
+  lowRank(call): LowRank {
+    const { site, settings } = call, delta = added(call);
+    // One of the periods is a rank: A says which input, or B which output, belongs to which row of D.
+    const r = settings.shards === "rows" ? periods(site, settings).out : periods(site, settings).in;
+    const A = new Float32Array(r * site.in), B = new Float32Array(site.out * r);
+    if (settings.shards === "rows") {
+      for (let o = 0; o < site.out; o++) B[o * r + o % r] = 1;
+      for (let k = 0; k < r; k++) for (let i = 0; i < site.in; i++) A[k * site.in + i] = delta(k, i);
+    } else {
+      for (let i = 0; i < site.in; i++) A[(i % r) * site.in + i] = 1;
+      for (let o = 0; o < site.out; o++) for (let k = 0; k < r; k++) B[o * r + k] = delta(o, k);
+    }
+    return { A, B, r };
   },
   recognise(shapes) {
     const [name, ...others] = Object.keys(shapes);
-    if (others.length || (name !== "bone" && name !== "disha")) return undefined;
-    const shape = shapes[name]!;
-    return shape.length === 2 ? { r: shape[0]! } : undefined;
+    const shape = shapes[name ?? ""];
+    if (others.length || shape?.length !== 2) return undefined;
+    if (name === "bone" || name === "disha") return { r: shape[0]! };
+    return name === "bone_rows" ? { r: shape[0]!, shards: "rows" } : undefined;
   },
 };

@@ -3,13 +3,15 @@
  *
  *     y = W x + s · B A x,   s = alpha / R, or alpha / sqrt(R) with rslora;   merged: W' = W + s · B A
  *
- * A starts from Kaiming-uniform noise and B from zero, so training starts from the base model exactly.
+ * A starts from Kaiming-uniform noise and B from zero, so training starts from the base model exactly. Dropout is on x, before A.
  *
  * @module
  */
 import { map } from "../../kernels/ops/map/op.ts";
 import { matmul } from "../../kernels/ops/matmul/op.ts";
-import type { AdapterMethod, Noise, Settings } from "../method.ts";
+import type { AdapterMerge, AdapterMethod, AdapterParameter, Noise, Settings, Site } from "../method.ts";
+import { requireBoolean, requireCount, requireDropout, requireKnown, requireNumber } from "../settings.ts";
+import { plusProduct } from "./product.ts";
 
 /** LoRA's settings. */
 export interface LoraSettings extends Settings {
@@ -19,64 +21,79 @@ export interface LoraSettings extends Settings {
   readonly alpha: number;
   /** Scale by alpha / sqrt(R) (rank-stabilised LoRA, arXiv 2312.03732). */
   readonly rslora: boolean;
+  /** Share of the inputs that are zero for A while it trains; 0 where it is not given. */
+  readonly dropout?: number;
+  /** B learns at this multiple of the learning rate (LoRA+, arXiv 2402.12354); 1 where it is not given. */
+  readonly lr_ratio?: number;
 }
 
 /** RWKV-PEFT's defaults. */
-const DEFAULTS: LoraSettings = { r: 8, alpha: 32, rslora: false };
+const DEFAULTS = { r: 8, alpha: 32, rslora: false, dropout: 0, lr_ratio: 1 };
 
-function scale({ r, alpha, rslora }: LoraSettings): number {
+/** What B·A is multiplied by. */
+export function loraScale({ r, alpha, rslora }: Pick<LoraSettings, "r" | "alpha" | "rslora">): number {
   return alpha / (rslora ? Math.sqrt(r) : r);
+}
+
+/** Checks LoRA's settings for the method `name`. @throws RangeError in one sentence */
+export function configureLora(name: string, given: Settings): LoraSettings {
+  requireKnown(name, given, Object.keys(DEFAULTS));
+  const { r, alpha, rslora, dropout, lr_ratio } = { ...DEFAULTS, ...given };
+  return {
+    r: requireCount(name, "rank r", r),
+    alpha: requireNumber(name, "alpha", alpha),
+    rslora: requireBoolean(name, "rslora", rslora),
+    ...(requireDropout(name, dropout) ? { dropout } : {}),
+    ...(requireNumber(name, "lr_ratio", lr_ratio, (x) => x > 0, "above 0") === 1 ? {} : { lr_ratio }),
+  };
+}
+
+/** A and B. @throws RangeError if the rank is over the width of the site */
+export function loraParameters(
+  name: string,
+  site: Site,
+  { r, lr_ratio }: LoraSettings,
+): { lora_A: AdapterParameter; lora_B: AdapterParameter } {
+  if (r > Math.min(site.in, site.out)) {
+    throw new RangeError(
+      `The rank r of ${name} is ${r}, over the width ${Math.min(site.in, site.out)} of ${site.name}: lower r`,
+    );
+  }
+  // Kaiming-uniform with a = √5, as PEFT has it: within ±1/√in.
+  const initial = (noise: Noise) =>
+    Float32Array.from({ length: r * site.in }, () => (2 * noise.uniform() - 1) / Math.sqrt(site.in));
+  return {
+    lora_A: { shape: [r, site.in], initial },
+    lora_B: { shape: [site.out, r], ...(lr_ratio === undefined ? {} : { rate: lr_ratio }) },
+  };
+}
+
+function changed(
+  { site, settings, weight, parameters }: AdapterMerge<LoraSettings>,
+  sign: number,
+): Float32Array {
+  const { lora_A: A, lora_B: B } = parameters;
+  return plusProduct(weight, site, [{ A: A!, B: B!, r: settings.r, scale: sign * loraScale(settings) }]);
 }
 
 /** The method; registered as "lora". */
 export const lora: AdapterMethod<LoraSettings> = {
   name: "lora",
-  configure(given) {
-    const unknown = Object.keys(given).find((name) => !(name in DEFAULTS));
-    if (unknown !== undefined) {
-      throw new RangeError(`Unknown setting "${unknown}" for lora: there are r, alpha and rslora`);
-    }
-    const settings = { ...DEFAULTS, ...given };
-    const { r, alpha, rslora } = settings;
-    if (!Number.isInteger(r) || r < 1) {
-      throw new RangeError(`The rank r of lora must be a whole number of at least 1: it is ${r}`);
-    }
-    if (!Number.isFinite(alpha)) throw new RangeError(`The alpha of lora must be a number: it is ${alpha}`);
-    if (typeof rslora !== "boolean") {
-      throw new RangeError(`The rslora of lora must be true or false: it is ${rslora}`);
-    }
-    return settings;
-  },
-  parameters(site, { r }) {
-    if (r > Math.min(site.in, site.out)) {
-      throw new RangeError(
-        `The rank r of lora is ${r}, over the width ${Math.min(site.in, site.out)} of ${site.name}: lower r`,
-      );
-    }
-    // Kaiming-uniform with a = √5, as PEFT has it: within ±1/√in.
-    const initial = (noise: Noise) =>
-      Float32Array.from({ length: r * site.in }, () => (2 * noise.uniform() - 1) / Math.sqrt(site.in));
-    return { lora_A: { shape: [r, site.in], initial }, lora_B: { shape: [site.out, r] } };
-  },
-  forward({ graph, x, base, parameters, settings }) {
-    const inner = matmul(graph, x, parameters.lora_A!, { transposeB: true });
+  configure: (given) => configureLora("lora", given),
+  parameters: (site, settings) => loraParameters("lora", site, settings),
+  forward({ graph, x, base, parameters, settings, dropout }) {
+    const kept = dropout(x, settings.dropout ?? 0);
+    const inner = matmul(graph, kept, parameters.lora_A!, { transposeB: true });
     const added = matmul(graph, inner, parameters.lora_B!, { transposeB: true });
-    return map(graph, [base(x), added], (y, added) => y.add(added.mul(scale(settings))));
+    return map(graph, [base(x), added], (y, added) => y.add(added.mul(loraScale(settings))));
   },
-  merge({ weight, parameters, site, settings }) {
-    const A = parameters.lora_A!, B = parameters.lora_B!, { r } = settings, s = scale(settings);
-    const merged = new Float32Array(weight.length);
-    const row = new Float64Array(site.in);
-    for (let o = 0; o < site.out; o++) {
-      row.fill(0);
-      for (let k = 0; k < r; k++) {
-        const b = s * B[o * r + k]!;
-        for (let i = 0; i < site.in; i++) row[i]! += b * A[k * site.in + i]!;
-      }
-      for (let i = 0; i < site.in; i++) merged[o * site.in + i] = weight[o * site.in + i]! + row[i]!;
-    }
-    return merged;
-  },
+  merge: (call) => changed(call, 1),
+  unmerge: (call) => changed(call, -1),
+  lowRank: ({ settings, parameters: { lora_A: A, lora_B: B } }) => ({
+    A: A!,
+    B: B!.map((b) => b * loraScale(settings)),
+    r: settings.r,
+  }),
   recognise(shapes, { loraAlpha }) {
     if (Object.keys(shapes).sort().join() !== "lora_A,lora_B") return undefined;
     if (loraAlpha === undefined) {

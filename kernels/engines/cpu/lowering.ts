@@ -4,12 +4,13 @@
  * @module
  */
 import { type Node, sizeOf, type StorageType, type Tensor } from "../../graph.ts";
+import { type DropoutAttributes, dropThreshold } from "../../ops/dropout/op.ts";
 import { straightLine } from "../../ops/map/expression.ts";
 import { type BlockMatmulAttributes, blockStrides } from "../../ops/block_matmul/op.ts";
 import { broadcast, type MapAttributes } from "../../ops/map/op.ts";
 import { extents, type MatmulAttributes } from "../../ops/matmul/op.ts";
 import { type Wkv7Attributes, wkv7Sizes } from "../../ops/wkv7/op.ts";
-import { emitMap } from "./wasm/emit.ts";
+import { emitDropout, emitMap } from "./wasm/emit.ts";
 import { DTYPE, LAYOUT, SUM_PART, type WasmKernels } from "./wasm/load.ts";
 
 /** What workers can call: kernels of the module, and a plain copy (from, to, bytes). */
@@ -350,6 +351,17 @@ const concatRows: Lowering = (call) => {
   });
 };
 
+const dropout: Lowering = (call) => {
+  const { node, address } = call;
+  const { share: dropped, salt } = node.attributes as DropoutAttributes;
+  const module = emitDropout({ salt, threshold: dropThreshold(dropped), scale: 1 / (1 - dropped) });
+  const addresses = [...node.inputs, ...node.outputs].map(address);
+  return [share(call, node.outputs[0]!.size, { grain: 64, work: 3 }, (start, end) => ({
+    kernel: module,
+    args: [start, end, ...addresses],
+  }))];
+};
+
 const embedding: Lowering = (call) => {
   const { node, address } = call;
   const [table, ids] = node.inputs as [Tensor, Tensor];
@@ -379,6 +391,7 @@ export const LOWERINGS: Readonly<Record<string, Lowering>> = {
   blockMatmul,
   concatRows,
   crossEntropy,
+  dropout,
   embedding,
   embeddingGradient,
   fold,

@@ -244,6 +244,48 @@ export function emitMap({ steps, results, inputs, size }: MapProgram): Uint8Arra
   ]);
 }
 
+/**
+ * Emits a module that exports `run(start, end, x, seed, out)`, dropout's kernel: whole-number arithmetic, one element at a time.
+ * @param threshold an element whose hash is below it is dropped
+ * @param scale what the others are multiplied by
+ */
+export function emitDropout(
+  { salt, threshold, scale }: { salt: number; threshold: number; scale: number },
+): Uint8Array<ArrayBuffer> {
+  const I = 0, STOP = 1, X = 2, SEED = 3, OUT = 4, KEY = 5, WORD = 6;
+  const MUL = 0x6c, XOR = 0x73, SHR_U = 0x76, LOAD_I32 = [0x28, ...AT];
+  const LOAD_F32 = [0x2a, ...AT], STORE_F32 = [0x38, ...AT], MUL_F32 = 0x94;
+  const number = (value: number) => [0x43, ...new Uint8Array(Float32Array.of(value).buffer)];
+  /** Mixes the word on the stack, in the local WORD. */
+  const shifted = (bits: number) => [
+    ...[...set(WORD), ...get(WORD), ...get(WORD), ...constant(bits), SHR_U, XOR],
+  ];
+  const mix = [
+    ...[...shifted(16), ...constant(0x7feb352d), MUL],
+    ...[...shifted(15), ...constant(0x846ca68b), MUL],
+    ...shifted(16),
+  ];
+  const at = (address: number) => [...get(address), ...get(I), ...constant(2), SHL, ADD];
+  const code = [
+    ...[...get(SEED), ...LOAD_I32, ...constant(salt), ADD, ...mix, ...set(KEY)],
+    ...[BLOCK, VOID, LOOP, VOID, ...get(I), ...get(STOP), GE_U, BR_IF, 1],
+    ...at(OUT),
+    ...[...number(0), ...at(X), ...LOAD_F32, ...number(scale), MUL_F32],
+    ...[...get(I), ...mix, ...get(KEY), ADD, ...mix, ...constant(threshold), LT_U, SELECT],
+    ...STORE_F32,
+    ...[...get(I), ...constant(1), ADD, ...set(I), BR, 0, END, END, END],
+  ];
+  const locals = list([[...u32(2), I32]]);
+  return Uint8Array.from([
+    ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
+    ...section(1, list([[FUNCTION, ...list(Array.from({ length: 5 }, () => [I32])), 0]])),
+    ...section(2, list([[...text("env"), ...text("memory"), 2, 3, ...u32(16), ...u32(65536)]])),
+    ...section(3, list([[0]])),
+    ...section(7, list([[...text("run"), 0, 0]])),
+    ...section(10, list([[...u32(locals.length + code.length), ...locals, ...code]])),
+  ]);
+}
+
 /** Links an emitted module to this worker's kernels and memory. */
 export function loadMap(
   module: WebAssembly.Module,
