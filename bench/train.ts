@@ -13,7 +13,8 @@ import { bone } from "../adapters/bone/bone.ts";
 import { fromFloat32 } from "../formats/dtype.ts";
 import { writeTensorFile } from "../formats/tensor_file.ts";
 import type { Engine } from "../kernels/engine.ts";
-import { chooseEngine, type EngineChoice } from "../kernels/engines/choose.ts";
+import { chooseEngine, type EngineChoice, type ProviderChoice } from "../kernels/engines/choose.ts";
+import type { Precision } from "../kernels/engines/webgpu/engine.ts";
 import type { Program } from "../kernels/plan.ts";
 import { weightShapes } from "../rwkv/config.ts";
 import { freshConfig } from "../rwkv/initialise.ts";
@@ -70,11 +71,16 @@ async function time(engine: Engine, program: Program, repeats: number): Promise<
 const { values } = parseArgs({
   options: {
     engine: { type: "string", default: "auto" },
+    provider: { type: "string", default: "auto" },
+    precision: { type: "string", default: "auto" },
     rows: { type: "string", default: ROWS.map(({ name }) => name).join(",") },
     profile: { type: "boolean", default: false },
   },
 });
-const { engine, reason } = await chooseEngine(values.engine as EngineChoice);
+const { engine, reason } = await chooseEngine(values.engine as EngineChoice, {
+  provider: values.provider as ProviderChoice,
+  precision: values.precision as Precision,
+});
 console.log(`${reason}\nbone r ${RANK}, random weights in bf16, medians of ${STEPS} steps\n`);
 console.log("model  batch×T    recompute  tokens/s   ms/step  weights GB  beyond them GB, planned / held");
 const folder = await Deno.makeTempDir({ prefix: "wishbone-train-" });

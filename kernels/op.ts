@@ -49,8 +49,20 @@ export interface Pass {
   readonly workgroups: readonly [number, number, number];
 }
 
+/** Units that multiply small f16 matrices and add up in f32, a subgroup at a time. */
+export interface MatrixUnits {
+  /** Rows and columns of the matrices. */
+  readonly side: number;
+  /** Invocations of a subgroup. */
+  readonly lanes: number;
+}
+
 /** What a lowering may count on. */
 export interface DeviceLimits {
+  /** Where they may be used. */
+  readonly matrixUnits?: MatrixUnits;
+  /** Bytes of workgroup memory. */
+  readonly workgroupBytes: number;
   /** Largest storage binding in bytes. */
   readonly bindingBytes: number;
   /** Largest number of workgroups in one dimension. */
@@ -91,6 +103,18 @@ export interface Op<A = unknown> {
   cpu(call: CpuCall<A>): void;
   /** Lowers a node to dispatches. */
   webgpu(node: Node<A>, limits: DeviceLimits): Pass[];
+  /** Other lowerings with the same meaning, for an engine that measures which is fastest; the first is the most trusted. */
+  alternatives?(node: Node<A>, limits: DeviceLimits): Alternative[];
+}
+
+/** One way to lower a node. */
+export interface Alternative {
+  /** By which it is remembered; one name stands for the same shaders everywhere. */
+  readonly name: string;
+  /** Whether it may be the fastest for the node's sizes. */
+  readonly worthTrying: boolean;
+  /** The dispatches. */
+  passes(): Pass[];
 }
 
 const word = new DataView(new ArrayBuffer(4));

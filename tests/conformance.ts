@@ -65,7 +65,8 @@ export function given(
   return { shape, dtype, fill: (_, i) => values[i]!, differentiated: false };
 }
 
-function contentOf({ shape, dtype, fill }: CaseInput, random: () => number): ArrayBufferView {
+/** The content of an input, drawn from `random`. */
+export function contentOf({ shape, dtype, fill }: CaseInput, random: () => number): ArrayBufferView {
   const numbers = Array.from({ length: sizeOf(shape) }, (_, i) => fill(random, i));
   if (dtype === "i32") return Int32Array.from(numbers);
   if (dtype === "f16") return new Uint16Array(Float16Array.from(numbers).buffer);

@@ -408,9 +408,15 @@ const PRECOMPUTED: Case[] = [{
 
 function adam(
   name: string,
-  settings: { norm: (graph: Graph, g: Tensor) => Tensor; clip?: number; rate?: number; decay?: number },
+  settings: {
+    norm: (graph: Graph, g: Tensor) => Tensor;
+    clip?: number;
+    rate?: number;
+    decay?: number;
+    unit?: number;
+  },
 ): Case {
-  const { norm, clip = 1, rate = 1, decay = 1 } = settings;
+  const { norm, clip = 1, rate = 1, decay = 1, unit = 1 } = settings;
   const size = 131, wide = (low: number, high: number) => fixed(uniform([size], low, high));
   return {
     name: `adamW + ${name}`,
@@ -419,7 +425,7 @@ function adam(
       wide(-0.1, 0.1),
       wide(-0.1, 0.1),
       wide(1e-4, 1e-2),
-      given([1e-2, 0.9, 0.99, 1e-8, 0.1, 0.19, 0.0199, clip], [8]),
+      given([1e-2, 0.9, 0.99, 1e-8, 0.1, 0.19, 0.0199, clip, unit], [9]),
     ],
     updates: [0, 1, 2, 3],
     build: (graph, [, gradient], [p, g, m, v, settings]) => {
@@ -440,6 +446,7 @@ const OPTIMIZER: Case[] = [
   adam("a norm above the clip", { norm: globalNorm, clip: 0.1 }),
   adam("a norm below the clip", { norm: globalNorm, clip: 100 }),
   adam("a rate of its own and no decay", { norm: globalNorm, rate: 2.5, decay: 0 }),
+  adam("gradients that are stored at a scale", { norm: globalNorm, clip: 0.01, unit: 1 / 64 }),
   // Infinity is not a literal of WGSL.
   adam("a norm of infinity", { norm: (g, x) => map(g, [constant(g, [1], 1000), x], (c) => c.exp()) }),
   adam("a norm of NaN", { norm: (g, x) => map(g, [constant(g, [1], -1), x], (c) => c.sqrt()) }),

@@ -2,7 +2,8 @@
  * The engines that tests run on, and how their numbers are compared.
  *
  * A test that is registered with {@link testOnEngines} runs once on each engine that is here. Without a WebGPU adapter its
- * tests are reported as ignored, or fail where the environment says `WISHBONE_REQUIRE_GPU=1`.
+ * tests are reported as ignored, or fail where the environment says `WISHBONE_REQUIRE_GPU=1`. With `WISHBONE_TEST_DAWN=1` and
+ * `--allow-ffi --allow-sys` they run through Dawn too.
  *
  * @module
  */
@@ -10,8 +11,9 @@ import type { Engine } from "../kernels/engine.ts";
 import { CpuEngine } from "../kernels/engines/cpu/engine.ts";
 import { Oracle } from "../kernels/engines/cpu/oracle.ts";
 import { type AdapterReport, findAdapter } from "../kernels/engines/webgpu/device.ts";
+import { dawnProvider } from "../kernels/engines/webgpu/dawn.ts";
+import { denoProvider } from "../kernels/engines/webgpu/deno.ts";
 import { WebGpuEngine } from "../kernels/engines/webgpu/engine.ts";
-import { denoProvider } from "../kernels/engines/webgpu/provider.ts";
 
 /** An adapter; undefined where there is none. Each gives one device, as WebGPU has it. */
 export function adapter(): Promise<AdapterReport | undefined> {
@@ -28,12 +30,37 @@ export async function openWebGpu(changed: (report: AdapterReport) => AdapterRepo
   return await WebGpuEngine.open(changed(report));
 }
 
+/** Dawn is a package of its own and finds no adapter in older software drivers, so it is tested where that is asked for. */
+const withoutDawn = Deno.env.get("WISHBONE_TEST_DAWN") !== "1";
+
+/** Opens Dawn, with its matrix units or without. @throws where there is no adapter, or no matrix units if they are wanted */
+async function openDawn(precision: "auto" | "fp32"): Promise<WebGpuEngine> {
+  const report = await findAdapter(dawnProvider);
+  if (!report) throw new Error("WISHBONE_TEST_DAWN is 1 and Dawn found no adapter");
+  if (precision === "auto" && !report.matrixUnits) {
+    throw new Error(`${report.description} has no matrix units`);
+  }
+  return await WebGpuEngine.open(report, { precision });
+}
+
+/** What products may differ by whose operands are rounded to f16, 11 bits: each by 2⁻¹², and where they cancel by more. */
+const HALVES = 3e-3;
+
+/** The tolerance for an engine: the one given, or that of f16 products. */
+export function toleranceOn(engine: Engine, tolerance: number): number {
+  return engine instanceof WebGpuEngine && engine.matrixUnits ? Math.max(tolerance, HALVES) : tolerance;
+}
+
 /** The one place where an engine is added. */
 const OPENERS: readonly { name: string; ignore?: boolean; open(): Engine | Promise<Engine> }[] = [
   { name: "the oracle", open: () => new Oracle() },
   { name: "one thread", open: () => new CpuEngine({ workers: 1 }) },
   { name: "two threads", open: () => new CpuEngine({ workers: 2 }) },
   { name: "webgpu", ignore: withoutGpu, open: () => openWebGpu() },
+  ...(withoutDawn ? [] : [
+    { name: "Dawn", open: () => openDawn("fp32") },
+    { name: "Dawn and matrix units", open: () => openDawn("auto") },
+  ]),
 ];
 
 /** The engines, opened once for all tests of a file: what they compiled is used again. */

@@ -212,7 +212,7 @@ Deno.test({
 });
 
 Deno.test("Op.webgpu + 65536 × 100 elements: no dimension over 65535 workgroups, none left out", () => {
-  const limits = { bindingBytes: 2 ** 31, workgroups: 65535 };
+  const limits = { bindingBytes: 2 ** 31, workgroups: 65535, workgroupBytes: 16384 };
   const graph = new Graph();
   const x = graph.use(new Variable("x", [65536, 100])), vector = graph.use(new Variable("v", [100]));
   const elementwise: Tensor[] = [
@@ -237,7 +237,9 @@ Deno.test("Op.webgpu + every pass of a training step: at most eight storage bind
   for (const adapter of [false, true]) {
     const graph = trainingGraph(model, { adapter });
     const most = compile(graph).nodes.flatMap((node) =>
-      node.op.webgpu(node, { bindingBytes: 2 ** 27, workgroups: 65535 }).map(({ bindings }) => ({
+      node.op.webgpu(node, { bindingBytes: 2 ** 27, workgroups: 65535, workgroupBytes: 16384 }).map((
+        { bindings },
+      ) => ({
         op: node.op.name,
         bindings: bindings.length,
       }))

@@ -121,8 +121,8 @@ for (const { variant, kernels } of builds) {
       const scale = size > clip ? clip / size : 1;
       for (const step of [1, 2, 3]) {
         const settings = block(
-          8,
-          (i) => [lr, beta1, beta2, eps, wd, 1 - beta1 ** step, 1 - beta2 ** step, clip][i],
+          9,
+          (i) => [lr, beta1, beta2, eps, wd, 1 - beta1 ** step, 1 - beta2 ** step, clip, 1][i],
         );
         const gradients = range(n).map((i) => Math.fround(i % 5 === 0 ? 0 : random()));
         for (const i of range(n)) {

@@ -18,6 +18,14 @@ import { forwardV7 } from "../rwkv/v7.ts";
 import type { Batch } from "./data/batches.ts";
 import type { Trainables } from "./trainables.ts";
 
+/**
+ * What losses and gradients are multiplied by while they are computed, for a step of `total` counted targets: a power of two, so
+ * that it changes no bit in f32, that lifts one target's gradient well above the smallest f16 which matrix units can tell from 0.
+ */
+function lossScale(total: number): number {
+  return 2 ** (Math.round(Math.log2(total)) + 4);
+}
+
 /** What the programs are made for. */
 export interface ProgramOptions {
   readonly model: Model;
@@ -117,16 +125,19 @@ export class Programs {
     const feed = (batch: Batch, total: number) => {
       this.#engine.write(this.#inputs, batch.inputs);
       this.#engine.write(this.#targets, batch.targets);
-      this.#engine.write(this.#weights, batch.mask.map((counted) => counted / total));
+      this.#engine.write(this.#weights, batch.mask.map((counted) => counted * (lossScale(total) / total)));
     };
+    let scale = 1;
     const report = async () => {
+      const unit = scale;
       const values = await this.#engine.read(this.#report.whole);
-      return { loss: values[0]!, norm: values[this.#report.parts[1]!.within!.byteOffset / 4]! };
+      return { loss: values[0]! / unit, norm: values[this.#report.parts[1]!.within!.byteOffset / 4]! / unit };
     };
     return {
-      accumulate: (batch, total) => (feed(batch, total), gradients.run()),
+      accumulate: (batch, total) => (scale = lossScale(total), feed(batch, total), gradients.run()),
       update: (settings) => {
-        this.#engine.write(this.#settings, Float32Array.from(ADAMW_SETTINGS, (name) => settings[name]));
+        const values = { ...settings, gradientScale: 1 / scale };
+        this.#engine.write(this.#settings, Float32Array.from(ADAMW_SETTINGS, (name) => values[name]));
         update.run();
         return report();
       },
@@ -141,7 +152,7 @@ export class Programs {
         }
         const [value] = await this.#engine.read(this.#sum);
         this.#engine.write(this.#sum, new Float32Array(1));
-        return value!;
+        return value! / lossScale(total);
       },
       [Symbol.dispose]: () => {
         gradients.dispose();
@@ -158,7 +169,7 @@ export interface LoadedPrograms extends Disposable {
   accumulate(batch: Batch, total: number): void;
   /** Applies the gradients. @returns mean loss and global gradient norm of the step, when they are known */
   update(
-    settings: Readonly<Record<typeof ADAMW_SETTINGS[number], number>>,
+    settings: Readonly<Record<Exclude<typeof ADAMW_SETTINGS[number], "gradientScale">, number>>,
   ): Promise<{ loss: number; norm: number }>;
   /** Mean loss over the counted targets of all batches, without training. */
   measure(batches: readonly Batch[]): Promise<number>;

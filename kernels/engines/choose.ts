@@ -6,11 +6,23 @@
 import { type Engine, EngineError } from "../engine.ts";
 import { CpuEngine } from "./cpu/engine.ts";
 import { type AdapterReport, findAdapter } from "./webgpu/device.ts";
-import { WebGpuEngine } from "./webgpu/engine.ts";
-import { denoProvider } from "./webgpu/provider.ts";
+import { dawnProvider } from "./webgpu/dawn.ts";
+import { denoProvider } from "./webgpu/deno.ts";
+import { type Precision, WebGpuEngine } from "./webgpu/engine.ts";
 
 /** What can be asked for. */
 export type EngineChoice = "auto" | "cpu" | "webgpu";
+
+/** Where WebGPU may come from: "auto" is Dawn where it reaches matrix units, else Deno's own. */
+export type ProviderChoice = "auto" | "deno" | "dawn";
+
+/** How a GPU is used. */
+export interface GpuOptions {
+  /** Default "auto". */
+  readonly provider?: ProviderChoice;
+  /** Default "auto": the fastest products with f32 sums; "fp32" keeps their operands in f32 too. */
+  readonly precision?: Precision;
+}
 
 /** An engine and one sentence on what was found and taken. */
 export interface ChosenEngine {
@@ -22,29 +34,57 @@ export interface ChosenEngine {
  * Opens an engine. "auto" takes a hardware GPU where there is one and never a software adapter.
  * @throws EngineError if the engine asked for is not to be had
  */
-export async function chooseEngine(choice: EngineChoice = "auto"): Promise<ChosenEngine> {
+export async function chooseEngine(
+  choice: EngineChoice = "auto",
+  { provider = "auto", precision = "auto" }: GpuOptions = {},
+): Promise<ChosenEngine> {
   if (choice === "cpu") return cpu("as asked");
   if (choice !== "auto" && choice !== "webgpu") {
     throw new EngineError(`Unknown engine "${choice}": there are auto, cpu and webgpu`);
   }
-  let report: AdapterReport | undefined, reason = "no WebGPU adapter was found";
+  let found: Found | undefined, reason = "no WebGPU adapter was found";
   try {
-    report = await findAdapter(denoProvider);
+    found = await findGpu(provider, precision);
   } catch (error) {
     reason = (error as Error).message;
   }
-  if (choice === "webgpu") {
-    if (!report) {
+  const asked = choice === "webgpu" || provider !== "auto";
+  if (asked) {
+    if (!found) {
       throw new EngineError(`Cannot use WebGPU: ${reason}; install the GPU's driver or use --engine cpu`);
     }
-    return gpu(report, report.software ? "as asked, though it is a processor and slow" : "as asked");
+    const { software } = found.report;
+    return gpu(found, precision, software ? "as asked, though it is a processor and slow" : "as asked");
   }
-  if (!report) return cpu(reason);
-  if (report.software) return cpu(`the only WebGPU adapter, ${report.description}, is software`);
+  if (!found) return cpu(reason);
+  if (found.report.software) return cpu(`the only WebGPU adapter, ${found.report.description}, is software`);
   try {
-    return await gpu(report, "a GPU was found");
+    return await gpu(found, precision, "a GPU was found");
   } catch (error) {
-    return cpu(`${report.description} gave no device: ${(error as Error).message}`);
+    return cpu(`${found.report.description} gave no device: ${(error as Error).message}`);
+  }
+}
+
+/** An adapter, and why it is not another provider's. */
+interface Found {
+  readonly report: AdapterReport;
+  readonly note?: string;
+}
+
+/** Finds an adapter. Dawn is only loaded where it is asked for or where there is hardware that may gain from it. */
+async function findGpu(provider: ProviderChoice, precision: Precision): Promise<Found | undefined> {
+  if (provider === "dawn") {
+    const report = await findAdapter(dawnProvider);
+    return report && { report };
+  }
+  const report = await findAdapter(denoProvider);
+  if (!report || report.software || provider === "deno" || precision === "fp32") return report && { report };
+  try {
+    const other = await findAdapter(dawnProvider);
+    if (other?.matrixUnits && !other.software) return { report: other };
+    return { report, note: "Dawn reaches no matrix units here" };
+  } catch (error) {
+    return { report, note: (error as Error).message };
   }
 }
 
@@ -53,7 +93,11 @@ function cpu(reason: string): ChosenEngine {
   return { engine, reason: `Engine: cpu, ${engine.description} (${reason})` };
 }
 
-async function gpu(report: AdapterReport, reason: string): Promise<ChosenEngine> {
-  const engine = await WebGpuEngine.open(report);
-  return { engine, reason: `Engine: webgpu, ${engine.description} (${reason})` };
+async function gpu({ report, note }: Found, precision: Precision, reason: string): Promise<ChosenEngine> {
+  const engine = await WebGpuEngine.open(report, { precision });
+  const products = engine.matrixUnits ? "products on matrix units, f16 with f32 sums" : "products in f32";
+  return {
+    engine,
+    reason: `Engine: webgpu, ${engine.description}, ${products} (${note ? `${reason}; ${note}` : reason})`,
+  };
 }

@@ -4,13 +4,15 @@
  * @module
  */
 import { EngineError } from "../../engine.ts";
-import type { DeviceLimits } from "../../op.ts";
+import type { DeviceLimits, MatrixUnits } from "../../op.ts";
 import type { Provider } from "./provider.ts";
 
 /** What is known of an adapter before a device is asked for. */
 export interface AdapterReport {
   readonly adapter: GPUAdapter;
   readonly description: string;
+  /** Matrix units that multiply f16 and add up in f32, where the provider reaches them. */
+  readonly matrixUnits?: MatrixUnits;
   /** Whether it is a processor pretending to be a GPU. */
   readonly software: boolean;
 }
@@ -26,6 +28,33 @@ const LIMITS = [
   "maxComputeWorkgroupsPerDimension",
 ] as const;
 
+/** What the matrix units need. */
+const MATRIX_FEATURES = [
+  "shader-f16",
+  "subgroups",
+  "chromium-experimental-subgroup-matrix",
+] as GPUFeatureName[];
+
+/** What an adapter of Dawn tells of itself beyond the standard. */
+interface MatrixInfo {
+  readonly subgroupMinSize?: number;
+  readonly subgroupMaxSize?: number;
+  readonly subgroupMatrixConfigs?: Iterable<
+    { componentType: string; resultComponentType: string; M: number; N: number; K: number }
+  >;
+}
+
+/** The largest matrix that the units take; none where subgroups vary in size, for the shaders count on theirs. */
+function matrixUnits({ features, info }: GPUAdapter): MatrixUnits | undefined {
+  if (!MATRIX_FEATURES.every((feature) => features.has(feature))) return undefined;
+  const { subgroupMinSize, subgroupMaxSize: lanes, subgroupMatrixConfigs = [] } = info as MatrixInfo;
+  if (!lanes || lanes !== subgroupMinSize) return undefined;
+  const [first] = [...subgroupMatrixConfigs]
+    .filter((c) => c.componentType === "f16" && c.resultComponentType === "f32" && c.M === c.N && c.M === c.K)
+    .sort((a, b) => b.M - a.M);
+  return first && { lanes, side: first.M };
+}
+
 /** Finds an adapter; undefined where there is none. */
 export async function findAdapter(provider: Provider): Promise<AdapterReport | undefined> {
   const gpu = await provider.gpu();
@@ -33,10 +62,12 @@ export async function findAdapter(provider: Provider): Promise<AdapterReport | u
   if (!adapter) return undefined;
   const { description, vendor, device } = adapter.info;
   const name = description || [vendor, device].filter(Boolean).join(" ") || "unnamed adapter";
+  const units = matrixUnits(adapter);
   const fallback = (adapter.info as { isFallbackAdapter?: boolean }).isFallbackAdapter === true;
   return {
     adapter,
-    description: name,
+    description: `${name}, ${provider.name}`,
+    ...(units && { matrixUnits: units }),
     software: fallback || /llvmpipe|swiftshader|basic render/i.test(name),
   };
 }
@@ -47,8 +78,10 @@ export class Device {
   #fault: string | undefined;
   #pending: Promise<void>[] = [];
 
-  private constructor(readonly gpu: GPUDevice, readonly description: string) {
+  private constructor(readonly gpu: GPUDevice, readonly description: string, units: MatrixUnits | undefined) {
     this.limits = {
+      ...(units && { matrixUnits: units }),
+      workgroupBytes: gpu.limits.maxComputeWorkgroupStorageSize,
       bindingBytes: gpu.limits.maxStorageBufferBindingSize,
       workgroups: gpu.limits.maxComputeWorkgroupsPerDimension,
     };
@@ -62,9 +95,12 @@ export class Device {
   }
 
   /** Requests a device with the adapter's limits. */
-  static async request({ adapter, description }: AdapterReport): Promise<Device> {
+  static async request({ adapter, description, matrixUnits }: AdapterReport): Promise<Device> {
     const requiredLimits = Object.fromEntries(LIMITS.map((name) => [name, adapter.limits[name]]));
-    return new Device(await adapter.requestDevice({ requiredLimits }), description);
+    const wished: GPUFeatureName[] = ["timestamp-query", ...(matrixUnits ? MATRIX_FEATURES : [])];
+    const requiredFeatures = wished.filter((feature) => adapter.features.has(feature));
+    const gpu = await adapter.requestDevice({ requiredLimits, requiredFeatures });
+    return new Device(gpu, description, matrixUnits);
   }
 
   /** Runs `action` and remembers, under the name of what it does, an error that the device reports for it. */

@@ -6,7 +6,7 @@
  */
 import { type Engine, EngineError, type Executable, home } from "../../engine.ts";
 import { bytesOf, sizeOf, type Tensor, type Variable } from "../../graph.ts";
-import type { Binding, Pass } from "../../op.ts";
+import type { Binding, DeviceLimits, Pass } from "../../op.ts";
 import type { Program } from "../../plan.ts";
 import { type AdapterReport, Device } from "./device.ts";
 
@@ -22,6 +22,9 @@ interface Dispatch {
   readonly workgroups: readonly [number, number, number];
 }
 
+/** How exact products are: "auto" takes the fastest that the device has with f32 sums, "fp32" keeps operands in f32 as well. */
+export type Precision = "auto" | "fp32";
+
 /** Runs programs on a WebGPU device. */
 export class WebGpuEngine implements Engine {
   readonly name = "webgpu";
@@ -36,9 +39,24 @@ export class WebGpuEngine implements Engine {
     this.description = device.description;
   }
 
-  /** Opens an engine on an adapter. */
-  static async open(report: AdapterReport): Promise<WebGpuEngine> {
-    return new WebGpuEngine(await Device.request(report));
+  /**
+   * Opens an engine on an adapter.
+   * @param options.precision "fp32" leaves the matrix units alone, whose operands are f16
+   */
+  static async open(report: AdapterReport, options: { precision?: Precision } = {}): Promise<WebGpuEngine> {
+    const { matrixUnits, ...plain } = report;
+    const withUnits = matrixUnits && options.precision !== "fp32";
+    return new WebGpuEngine(await Device.request(withUnits ? report : plain));
+  }
+
+  /** What lowerings count on. */
+  get limits(): DeviceLimits {
+    return this.#device.limits;
+  }
+
+  /** Whether products are made on matrix units, whose operands are f16. */
+  get matrixUnits(): boolean {
+    return this.#device.limits.matrixUnits !== undefined;
   }
 
   /** WebGPU does not tell how much memory a device has. */

@@ -1,20 +1,13 @@
 /**
- * Where a WebGPU device comes from: Deno's own `navigator.gpu`. Another provider is another function of this type.
+ * Where a WebGPU device comes from. One file beside this one each: Deno's own WebGPU, and Dawn.
  *
  * @module
  */
 
 /** Gives the entry point of WebGPU, or says in one sentence why there is none. */
 export interface Provider {
+  /** For people. */
   readonly name: string;
+  /** @throws Error with one sentence, if it cannot be had */
   gpu(): Promise<GPU>;
 }
-
-/** Deno's built-in WebGPU (wgpu). */
-export const denoProvider: Provider = {
-  name: "Deno",
-  gpu() {
-    if (!navigator.gpu) return Promise.reject(new Error("This Deno has no WebGPU: use Deno 2.2 or newer"));
-    return Promise.resolve(navigator.gpu);
-  },
-};

@@ -6,22 +6,16 @@
  */
 import type { StorageType } from "../../graph.ts";
 import { wgslReader } from "../../op.ts";
+import { type Layout, PARAMETERS } from "./layout.ts";
 
-/** One kind of product. */
-export interface Layout {
-  readonly dtype: StorageType;
-  readonly transposeA: boolean;
-  readonly transposeB: boolean;
-  /** What the product is added to: nothing, another tensor, or what is there. */
-  readonly mode: "write" | "addend" | "accumulate";
-  /** Whether rows of A, B and the output, and where they start, are multiples of four elements. */
-  readonly aligned: boolean;
-}
-
-/** Declarations of bindings 1 to 4, a_four, b_four and out_four. */
-export function fours(layout: Layout): string {
+/**
+ * Declarations of bindings 0 to 4, a_four, b_four and out_four.
+ * @param whole whether rows of A, B and the output, and where they start, are multiples of four elements
+ */
+export function fours(layout: Layout, whole: boolean): string {
   return [
-    layout.aligned ? aligned(layout) : unaligned(layout),
+    PARAMETERS,
+    whole ? aligned(layout) : unaligned(layout),
     `const A_ALONG_K = ${!layout.transposeA};`,
     `const B_ALONG_K = ${layout.transposeB};`,
   ]

@@ -3,19 +3,8 @@
 // neighbouring threads read neighbouring fours. The sums are sixteen named vectors, for an array that is indexed at run time
 // would be put into memory. Where there are few tiles, the z-th workgroup of a tile adds up the z-th part of K alone (a multiple
 // of 16), and another pass adds the parts. Loops over j are written out before compiling.
-// Declared before this text: TILE, A_ALONG_K, B_ALONG_K, the bindings 1 to 4, and the reads and writes of four at once:
+// Declared before this text: TILE, A_ALONG_K, B_ALONG_K, the bindings 0 to 4, and the reads and writes of four at once:
 // a_four(m, k), b_four(k, n), out_four(m, n, value), which are zero or do nothing outside the matrices.
-struct Parameters {
-  M: u32, N: u32, K: u32,
-  a_start: u32, out_start: u32,
-  a_m: u32, a_k: u32,      // strides of A in elements
-  b_k: u32, b_n: u32,      // strides of B
-  out_m: u32,              // stride of the output's rows
-  part: u32,               // extent of K that one workgroup adds up
-  out_part: u32,           // elements between the outputs of two parts
-}
-@group(0) @binding(0) var<uniform> p: Parameters;
-
 const SIDE = TILE / 8u;                  // threads along one side of the tile
 const LOADS = 256u / TILE;               // fours of each operand that a thread stages
 const ROW = TILE / 4u + 1u;              // fours in a staged row, and one more against bank conflicts
@@ -87,11 +76,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       next_a[j] = a_fetch(lane + j * SIDE * SIDE, m0, k0 + 16u);
       next_b[j] = b_fetch(lane + j * SIDE * SIDE, n0, k0 + 16u);
     }
-    for (var k = 0u; k < 16u; k++) {
-      let a0 = a_tile[k * ROW + y];
-      let a1 = a_tile[k * ROW + SIDE + y];
-      let b0 = b_tile[k * ROW + x];
-      let b1 = b_tile[k * ROW + SIDE + x];
+    for (var j = 0u; j < 16u; j++) {
+      let a0 = a_tile[j * ROW + y];
+      let a1 = a_tile[j * ROW + SIDE + y];
+      let b0 = b_tile[j * ROW + x];
+      let b1 = b_tile[j * ROW + SIDE + x];
       s00 += a0.x * b0; s01 += a0.x * b1; s10 += a0.y * b0; s11 += a0.y * b1;
       s20 += a0.z * b0; s21 += a0.z * b1; s30 += a0.w * b0; s31 += a0.w * b1;
       s40 += a1.x * b0; s41 += a1.x * b1; s50 += a1.y * b0; s51 += a1.y * b1;

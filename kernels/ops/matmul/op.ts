@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { bytesOf, type Graph, type Tensor } from "../../graph.ts";
+import { bytesOf, type Graph, type Node, type Tensor } from "../../graph.ts";
 import {
   type DeviceLimits,
   grid,
@@ -15,12 +15,21 @@ import {
   type Op,
   type Pass,
   shapeError,
-  unrolled,
   widened,
 } from "../../op.ts";
-import { fours, type Layout } from "./fours.ts";
 import sumShader from "../reduce/reduce_rows.wgsl" with { type: "text" };
-import shader from "./matmul.wgsl" with { type: "text" };
+import {
+  type Kernel,
+  kernels,
+  nameOf,
+  preferred,
+  type Product,
+  serves,
+  shaderOf,
+  tileOf,
+  worthTrying,
+} from "./kernels.ts";
+import type { Layout } from "./layout.ts";
 
 /** Which operands are stored transposed: A as [K, M], B as [N, K]. */
 export interface MatmulAttributes {
@@ -41,17 +50,7 @@ export function extents(
   };
 }
 
-/** Output rows and columns of one workgroup: the larger reads less, the smaller makes more workgroups. */
-const TILES = { large: 128, small: 64 } as const;
-/** Large tiles from this many of them on, which keeps the largest GPUs busy. */
-const MANY_TILES = 128;
-
-function tileOf(M: number, N: number): number {
-  const large = Math.ceil(M / TILES.large) * Math.ceil(N / TILES.large);
-  return large >= MANY_TILES ? TILES.large : TILES.small;
-}
-
-/** A product of fewer tiles than this leaves most of a GPU idle. */
+/** A product of fewer tiles of 64 × 64 than this leaves most of a GPU idle. */
 const FEW_TILES = 64;
 /** Least extent of K that is worth a workgroup of its own. */
 const LEAST_PART = 512;
@@ -61,7 +60,7 @@ const LEAST_PART = 512;
  * Products over the smallest binding limit or with an addend are not cut.
  */
 function partsOf({ M, N, K }: { M: number; N: number; K: number }, operands: number): number {
-  const tiles = Math.ceil(M / TILES.small) * Math.ceil(N / TILES.small);
+  const tiles = Math.ceil(M / 64) * Math.ceil(N / 64);
   if (operands > 2 || tiles >= FEW_TILES) return 1;
   return Math.max(1, Math.min(Math.ceil(2 * FEW_TILES / tiles), Math.floor(K / LEAST_PART)));
 }
@@ -141,85 +140,91 @@ const matmulOp: Op<MatmulAttributes> = {
       out.set(row, m * N);
     }
   },
-  webgpu({ attributes, inputs, outputs }, limits) {
-    const { M, N, K } = extents(inputs, attributes);
-    const { transposeA, transposeB } = attributes;
-    const [a, b, addend] = inputs;
-    const out = inputs.length;
-    const pass = (
-      sizes: { M: number; N: number; K: number },
-      starts: { a: number; out: number },
-      ranges: { b?: object; out?: object },
-      mode: Layout["mode"],
-      parts = 1,
-    ): Pass => {
-      const tile = tileOf(sizes.M, sizes.N);
-      const aligned = [
-        a!.width,
-        b!.width,
-        N,
-        sizes.N,
-        sizes.K,
-        sizes.M * (transposeA ? 1 : 4),
-        starts.a,
-        starts.out,
-      ]
-        .every((extent) => extent % 4 === 0);
-      return {
-        wgsl: `const TILE = ${tile}u;\n${
-          fours({ dtype: b!.dtype, transposeA, transposeB, mode, aligned })
-        }\n${unrolled(shader, "LOADS", 256 / tile)}`,
-        uniforms: [
-          ...[sizes.M, sizes.N, sizes.K, starts.a, starts.out],
-          ...(transposeA ? [1, M] : [K, 1]),
-          ...(transposeB ? [1, K] : [N, 1]),
-          ...[N, parts > 1 ? partExtent(K, parts) : sizes.K, M * N],
-        ],
-        bindings: [
-          { operand: 0 },
-          { operand: 1, ...ranges.b },
-          { operand: parts > 1 ? out + 1 : out, ...ranges.out },
-          ...(mode === "addend" ? [{ operand: 2, ...ranges.out }] : []),
-        ],
-        workgroups: [Math.ceil(sizes.N / tile), Math.ceil(sizes.M / tile), parts],
-      };
-    };
-    const first = addend ? "addend" : "write";
-    if (bytesOf(b!) > limits.bindingBytes) {
-      const rowBytes = b!.width * (b!.dtype === "f32" ? 4 : 2);
-      const whole = (r: { byteOffset: number; byteLength: number }) => ({
-        b: { byteOffset: r.byteOffset, byteLength: r.byteLength },
-      });
-      return rowRanges(b!.rows, rowBytes, limits).map((r, i) =>
-        transposeB ? pass({ M, N: r.count, K }, { a: 0, out: r.first }, whole(r), first) : pass(
-          { M, N, K: r.count },
-          { a: r.first * (transposeA ? M : 1), out: 0 },
-          whole(r),
-          i ? "accumulate" : first,
-        )
-      );
-    }
-    if (bytesOf(outputs[0]!) > limits.bindingBytes) {
-      return rowRanges(M, N * 4, limits).map(({ first: m, count, byteOffset, byteLength }) =>
-        pass(
-          { M: count, N, K },
-          { a: m * (transposeA ? 1 : K), out: 0 },
-          { out: { byteOffset, byteLength } },
-          first,
-        )
-      );
-    }
-    const parts = outputs[1]?.rows ?? 1;
-    const product = pass({ M, N, K }, { a: 0, out: 0 }, {}, first, parts);
-    if (parts === 1) return [product];
-    return [product, {
-      wgsl: sumShader,
-      uniforms: [parts, M * N, parts, 1],
-      bindings: [{ operand: out + 1 }, { operand: out }],
-      workgroups: grid(Math.ceil(M * N / 64), limits),
-    }];
+  webgpu: (node, limits) => lowered(node, limits, preferred),
+  alternatives: (node, limits) => {
+    const { M, N } = extents(node.inputs, node.attributes);
+    return kernels(limits).map((kernel) => ({
+      name: nameOf(kernel),
+      worthTrying: worthTrying(kernel, M, N),
+      passes: () => lowered(node, limits, () => kernel),
+    }));
   },
 };
+
+/** The passes of a product, each by the kernel that `choose` takes of those that can do it. */
+function lowered(
+  { attributes, inputs, outputs }: Node<MatmulAttributes>,
+  limits: DeviceLimits,
+  choose: (product: Product, limits: DeviceLimits) => Kernel,
+): Pass[] {
+  const { M, N, K } = extents(inputs, attributes);
+  const { transposeA, transposeB } = attributes;
+  const [a, b, addend] = inputs;
+  const out = inputs.length;
+  const pass = (
+    sizes: { M: number; N: number; K: number },
+    starts: { a: number; out: number },
+    ranges: { b?: object; out?: object },
+    mode: Layout["mode"],
+    parts = 1,
+  ): Pass => {
+    const layout = { dtype: b!.dtype, transposeA, transposeB, mode };
+    const product = { ...sizes, layout, widthA: a!.width, widthB: b!.width, widthOut: N, starts };
+    const wanted = choose(product, limits);
+    const kernel = serves(wanted, product, limits) ? wanted : preferred(product, limits);
+    const { m, n } = tileOf(kernel);
+    return {
+      wgsl: shaderOf(kernel, product, limits),
+      uniforms: [
+        ...[sizes.M, sizes.N, sizes.K, starts.a, starts.out],
+        ...(transposeA ? [1, M] : [K, 1]),
+        ...(transposeB ? [1, K] : [N, 1]),
+        ...[N, parts > 1 ? partExtent(K, parts) : sizes.K, M * N],
+      ],
+      bindings: [
+        { operand: 0 },
+        { operand: 1, ...ranges.b },
+        { operand: parts > 1 ? out + 1 : out, ...ranges.out },
+        ...(mode === "addend" ? [{ operand: 2, ...ranges.out }] : []),
+      ],
+      workgroups: [Math.ceil(sizes.N / n), Math.ceil(sizes.M / m), parts],
+    };
+  };
+  const first = addend ? "addend" : "write";
+  if (bytesOf(b!) > limits.bindingBytes) {
+    const rowBytes = b!.width * (b!.dtype === "f32" ? 4 : 2);
+    const whole = (r: { byteOffset: number; byteLength: number }) => ({
+      b: { byteOffset: r.byteOffset, byteLength: r.byteLength },
+    });
+    return rowRanges(b!.rows, rowBytes, limits).map((r, i) =>
+      transposeB ? pass({ M, N: r.count, K }, { a: 0, out: r.first }, whole(r), first) : pass(
+        { M, N, K: r.count },
+        { a: r.first * (transposeA ? M : 1), out: 0 },
+        whole(r),
+        i ? "accumulate" : first,
+      )
+    );
+  }
+  if (bytesOf(outputs[0]!) > limits.bindingBytes) {
+    return rowRanges(M, N * 4, limits).map(({ first: m, count, byteOffset, byteLength }) =>
+      pass(
+        { M: count, N, K },
+        { a: m * (transposeA ? 1 : K), out: 0 },
+        { out: { byteOffset, byteLength } },
+        first,
+      )
+    );
+  }
+  const parts = outputs[1]?.rows ?? 1;
+  const product = pass({ M, N, K }, { a: 0, out: 0 }, {}, first, parts);
+  if (parts === 1) return [product];
+  return [product, {
+    wgsl: sumShader,
+    uniforms: [parts, M * N, parts, 1],
+    bindings: [{ operand: out + 1 }, { operand: out }],
+    workgroups: grid(Math.ceil(M * N / 64), limits),
+  }];
+}
 
 function asMatrix(t: Tensor): Tensor {
   if (t.dtype !== "f32") {

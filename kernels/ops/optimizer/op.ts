@@ -68,9 +68,10 @@ export const ADAMW_SETTINGS = [
   "biasCorrection1",
   "biasCorrection2",
   "clip",
+  "gradientScale",
 ] as const;
 
-/** inputs: p, g, m, v, norm [1], settings [8] */
+/** inputs: p, g, m, v, norm [1], settings [9] */
 const adamWOp: Op<{ readonly rate: number; readonly decay: number }> = {
   name: "adamW",
   mutates: [0, 1, 2, 3],
@@ -83,13 +84,13 @@ const adamWOp: Op<{ readonly rate: number; readonly decay: number }> = {
   },
   units: ({ inputs }) => inputs[0]!.size,
   cpu({ attributes: { rate, decay }, memory: [p, g, m, v, norms, settings], start, end }) {
-    const [lr, beta1, beta2, eps, weightDecay, bias1, bias2, clip] = settings as unknown as number[];
-    const norm = norms![0]!;
+    const [lr, beta1, beta2, eps, weightDecay, bias1, bias2, clip, unit] = settings as unknown as number[];
+    const norm = norms![0]! * unit!;
     if (!Number.isFinite(norm)) {
       g!.fill(0, start, end);
       return;
     }
-    const scale = norm > clip! ? clip! / norm : 1;
+    const scale = (norm > clip! ? clip! / norm : 1) * unit!;
     for (let i = start; i < end; i++) {
       const gradient = g![i]! * scale;
       const m1 = beta1! * m![i]! + (1 - beta1!) * gradient;
@@ -134,8 +135,9 @@ export interface AdamWGroup {
 
 /**
  * One AdamW update of a group.
- * @param norm global norm of all gradients, [1]
- * @param settings variable [8] in the order of {@link ADAMW_SETTINGS}
+ * @param norm global norm of all gradients as they are stored, [1]
+ * @param settings variable [9] in the order of {@link ADAMW_SETTINGS}; stored gradients and their norm are multiplied by
+ *   `gradientScale` first
  */
 export function adamW(graph: Graph, group: AdamWGroup, norm: Tensor, settings: Variable): void {
   const inputs = [group.p, group.g, group.m, group.v].map((variable) => graph.use(variable));

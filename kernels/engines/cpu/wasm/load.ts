@@ -166,7 +166,7 @@ export interface WasmKernels {
 
   /**
    * One AdamW step on elements [start, end), as in `ops/optimizer`: p, g, m, v are updated in place, g to 0; `norm` [1] and
-   * `settings` [8] (learning rate, β₁, β₂, eps, weight decay, two bias corrections, clip) are read from memory; `rate` and
+   * `settings` [9] (learning rate, β₁, β₂, eps, weight decay, two bias corrections, clip, gradient scale) are read from memory; `rate` and
    * `decay` are floats. A norm that is not finite only clears g. Shares: elements, best multiples of 16.
    */
   adamW(

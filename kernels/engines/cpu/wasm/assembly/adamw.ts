@@ -19,8 +19,8 @@ function put(p: u32, four: bool, value: v128): void {
 }
 
 /**
- * One step on elements [start, end) of p, g, m, v. `norm` [1] is the global gradient norm; `settings` [8] are learning rate,
- * β₁, β₂, eps, weight decay, two bias corrections, clip; `rate` and `decay` multiply the learning rate and the weight decay.
+ * One step on elements [start, end) of p, g, m, v. `norm` [1] is the global gradient norm; `settings` [9] are learning rate,
+ * β₁, β₂, eps, weight decay, two bias corrections, clip, and what gradients and their norm are multiplied by first; `rate` and `decay` multiply the learning rate and the weight decay.
  * A norm that is not finite only clears g.
  */
 export function adamW(
@@ -35,12 +35,12 @@ export function adamW(
   start: u32,
   end: u32,
 ): void {
-  const size = load<f32>(norm), clip = load<f32>(settings, 28);
+  const unit = load<f32>(settings, 32), size = load<f32>(norm) * unit, clip = load<f32>(settings, 28);
   if (!isFinite(size)) {
     if (end > start) memory.fill(g + start * 4, 0, (end - start) * 4);
     return;
   }
-  const scale = f32x4.splat(size > clip ? clip / size : 1);
+  const scale = f32x4.splat((size > clip ? clip / size : 1) * unit);
   const beta1 = load<f32>(settings, 4), beta2 = load<f32>(settings, 8);
   const b1 = f32x4.splat(beta1), rest1 = f32x4.splat(1 - beta1);
   const b2 = f32x4.splat(beta2), rest2 = f32x4.splat(1 - beta2);

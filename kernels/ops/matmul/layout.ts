@@ -1,0 +1,30 @@
+/**
+ * What both of the product's shaders share: the kinds of product, and the uniform block.
+ *
+ * @module
+ */
+import type { StorageType } from "../../graph.ts";
+
+/** One kind of product. */
+export interface Layout {
+  /** Storage of B; A is f32. */
+  readonly dtype: StorageType;
+  readonly transposeA: boolean;
+  readonly transposeB: boolean;
+  /** What the product is added to: nothing, another tensor, or what is there. */
+  readonly mode: "write" | "addend" | "accumulate";
+}
+
+/** Declares the uniform block `p`. */
+export const PARAMETERS = `
+struct Parameters {
+  M: u32, N: u32, K: u32,
+  a_start: u32, out_start: u32,
+  a_m: u32, a_k: u32,      // strides of A in elements
+  b_k: u32, b_n: u32,      // strides of B
+  out_m: u32,              // stride of the output's rows
+  part: u32,               // extent of K that one workgroup adds up
+  out_part: u32,           // elements between the outputs of two parts
+}
+@group(0) @binding(0) var<uniform> p: Parameters;
+`;

@@ -1,0 +1,103 @@
+/**
+ * Every shader that may make a product, on products that fill its tile and products that do not.
+ *
+ * @module
+ */
+import assert from "node:assert/strict";
+import type { Engine } from "../kernels/engine.ts";
+import { Oracle } from "../kernels/engines/cpu/oracle.ts";
+import { WebGpuEngine } from "../kernels/engines/webgpu/engine.ts";
+import { Graph, type StorageType, Variable } from "../kernels/graph.ts";
+import { matmul } from "../kernels/ops/matmul/op.ts";
+import { assign } from "../kernels/ops/update/op.ts";
+import { compile, type Program } from "../kernels/plan.ts";
+import { contentOf, stored, uniform } from "./conformance.ts";
+import { randomNumbers, relativeError, testOnEngines, toleranceOn } from "./engines.ts";
+
+/** What f32 arithmetic may differ by. */
+const TOLERANCE = 2e-6;
+
+interface Product {
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
+  readonly dtype?: StorageType;
+  readonly transposeA?: boolean;
+  readonly transposeB?: boolean;
+  readonly addend?: boolean;
+}
+
+const PRODUCTS: readonly Product[] = [
+  { M: 64, N: 96, K: 64, transposeB: true },
+  { M: 144, N: 80, K: 72, dtype: "bf16", transposeB: true },
+  { M: 48, N: 144, K: 40, dtype: "bf16" },
+  { M: 48, N: 32, K: 36, dtype: "f16", addend: true },
+  { M: 80, N: 64, K: 100, transposeA: true },
+  { M: 37, N: 44, K: 60 },
+  { M: 37, N: 43, K: 24, transposeB: true, addend: true },
+  { M: 20, N: 24, K: 41, transposeA: true },
+  { M: 3, N: 5, K: 7 },
+  // Few tiles and a long K: added up in parts.
+  { M: 16, N: 16, K: 1100, transposeA: true },
+];
+
+/** A program that leaves the product in `result`, with its inputs' content. */
+function programOf({ M, N, K, dtype = "f32", transposeA = false, transposeB = false, addend }: Product) {
+  const graph = new Graph(), random = randomNumbers(5), content = new Map<Variable, ArrayBufferView>();
+  const input = (name: string, shape: number[], dtype: StorageType) => {
+    const variable = new Variable(name, shape, dtype);
+    content.set(variable, contentOf(dtype === "f32" ? uniform(shape) : stored(dtype, shape), random));
+    return graph.use(variable);
+  };
+  const a = input("a", transposeA ? [K, M] : [M, K], "f32");
+  const b = input("b", transposeB ? [N, K] : [K, N], dtype);
+  const product = matmul(graph, a, b, {
+    transposeA,
+    transposeB,
+    ...(addend && { addend: input("addend", [M, N], "f32") }),
+  });
+  const result = new Variable("result", [M, N]);
+  content.set(result, new Float32Array(M * N).fill(NaN));
+  assign(graph, result, product);
+  return { program: compile(graph), content, result };
+}
+
+async function resultOf(
+  engine: Engine,
+  program: Program,
+  content: Map<Variable, ArrayBufferView>,
+  result: Variable,
+) {
+  content.forEach((bytes, variable) => engine.allocate(variable, bytes));
+  try {
+    using executable = await engine.load(program);
+    executable.run();
+    return await engine.read(result);
+  } finally {
+    content.forEach((_, variable) => engine.free(variable));
+  }
+}
+
+for (const product of PRODUCTS) {
+  const { M, N, K, ...how } = product;
+  testOnEngines(
+    `alternatives of matmul + ${M}×${N}×${K} ${JSON.stringify(how)}: as the oracle`,
+    async (engine) => {
+      if (!(engine instanceof WebGpuEngine)) return;
+      const { program, content, result } = programOf(product);
+      const wanted = await resultOf(new Oracle(), program, content, result);
+      const node = program.nodes.find(({ op }) => op.name === "matmul")!;
+      const alternatives = node.op.alternatives!(node, engine.limits);
+      assert.equal(alternatives.length > 2, engine.matrixUnits);
+      for (const { name, passes } of alternatives) {
+        const nodes = program.nodes.map((other) =>
+          other === node ? { ...node, op: { ...node.op, webgpu: passes, alternatives: undefined! } } : other
+        );
+        const got = await resultOf(engine, { ...program, nodes }, content, result);
+        const error = relativeError(got, wanted), allowed = toleranceOn(engine, TOLERANCE);
+        assert.ok(error <= allowed, `${name}: normalised error ${error} is above ${allowed}`);
+      }
+    },
+    { oracle: false },
+  );
+}
