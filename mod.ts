@@ -60,7 +60,17 @@ export type { DType } from "./formats/dtype.ts";
 export type { EngineChoice } from "./kernels/engines/choose.ts";
 export { Graph, Tensor, Variable } from "./kernels/graph.ts";
 export type { Node, StorageType, TensorType } from "./kernels/graph.ts";
-export type { Binding, CpuCall, DeviceLimits, GradientCall, NumberArray, Op, Pass } from "./kernels/op.ts";
+export type {
+  Alternative,
+  Binding,
+  CpuCall,
+  DeviceLimits,
+  GradientCall,
+  MatrixUnits,
+  NumberArray,
+  Op,
+  Pass,
+} from "./kernels/op.ts";
 export type { Program } from "./kernels/plan.ts";
 export * as ops from "./kernels/ops.ts";
 export { type ModelConfig, ModelError } from "./rwkv/config.ts";
