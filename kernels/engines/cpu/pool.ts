@@ -4,10 +4,11 @@
  *
  * @module
  */
+import { EngineError } from "../../engine.ts";
 import type { Tape } from "./tape.ts";
 
 /** Indexes of the control words. */
-export const CONTROL = { ticket: 0, done: 1, tape: 2, offset: 3 } as const;
+export const CONTROL = { ticket: 0, done: 1, tape: 2, offset: 3, failed: 4 } as const;
 /** Posted as the tape: leave the loop and read messages. */
 export const READ_MESSAGES = -1;
 /** Turns of spinning before sleeping: some tens of microseconds. */
@@ -104,7 +105,7 @@ export class Pool {
     Atomics.notify(this.#control, CONTROL.ticket);
   }
 
-  /** Waits until every worker is done with the command. */
+  /** Waits until every worker is done with the command. @throws EngineError if one has failed at it */
   join(): void {
     const others = this.#workers.length;
     for (let spins = 0; Atomics.load(this.#control, CONTROL.done) < others; spins++) {
@@ -112,6 +113,8 @@ export class Pool {
       const done = Atomics.load(this.#control, CONTROL.done);
       if (done < others) Atomics.wait(this.#control, CONTROL.done, done, 100);
     }
+    const failed = Atomics.exchange(this.#control, CONTROL.failed, 0);
+    if (failed) throw new EngineError(`Worker ${failed} of the cpu engine failed at its share of a step`);
   }
 
   /** Ends the workers. They must not be asleep for it: a sleeping worker cannot be terminated. */

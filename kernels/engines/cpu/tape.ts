@@ -64,8 +64,19 @@ export function linkTape(
   kernels: WasmKernels,
   worker: number,
 ): (offset: number) => void {
-  const copy = (from: number, to: number, bytes: number) =>
-    new Uint8Array(memory.buffer).copyWithin(to, from, from + bytes);
+  let bytesOfMemory = new Uint8Array(memory.buffer);
+  const copy = (from: number, to: number, bytes: number) => {
+    if (Math.max(from, to) + bytes > bytesOfMemory.length) {
+      // Another worker has made the memory larger. A worker of a worker sees that only once it asks for no pages more.
+      memory.grow(0);
+      bytesOfMemory = new Uint8Array(memory.buffer);
+    }
+    // Beyond the end, copyWithin would leave bytes out and say nothing.
+    if (Math.max(from, to) + bytes > bytesOfMemory.length) {
+      throw new RangeError(`No memory at ${to} or ${from}`);
+    }
+    bytesOfMemory.copyWithin(to, from, from + bytes);
+  };
   const table = [
     ...KERNEL_NAMES.map((name) => name === "copy" ? copy : kernels[name]),
     ...maps.map((module) => loadMap(module, memory, kernels)),

@@ -22,7 +22,12 @@ function follow(): void {
     }
     seen = (seen + 1) | 0;
     const tape = control[CONTROL.tape]!;
-    if (tape !== READ_MESSAGES) tapes.get(tape)!(control[CONTROL.offset]!);
+    try {
+      if (tape !== READ_MESSAGES) tapes.get(tape)!(control[CONTROL.offset]!);
+    } catch {
+      // Told by number: the caller waits without reading messages, and would wait for ever for a worker that is gone.
+      Atomics.store(control, CONTROL.failed, worker);
+    }
     Atomics.add(control, CONTROL.done, 1);
     Atomics.notify(control, CONTROL.done);
     if (tape === READ_MESSAGES) return;
