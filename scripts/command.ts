@@ -12,6 +12,7 @@ import { FormatError } from "../formats/tensor_file.ts";
 import { AdapterError, EngineError, ModelError } from "../mod.ts";
 import { CheckpointError } from "../training/checkpoint.ts";
 import { OptionError } from "../training/options.ts";
+import { type Confinement, isConfined, runConfined, serveConfined } from "./confine.ts";
 
 /** What a command tells of itself while it runs. */
 export interface Work {
@@ -22,23 +23,40 @@ export interface Work {
 /** A command: takes its arguments, gives its exit code. */
 export type Command = (args: readonly string[], work: Work) => Promise<number>;
 
-/** Runs a command on this process's arguments, in the folder where the person stands, and ends the process. */
-export async function runCommand(command: Command): Promise<never> {
-  const work: Work = { begun: false };
-  let code: number;
-  try {
+/** Where a command writes, from its arguments; undefined where it will not write, as for `--help`. */
+export type Confine = (args: readonly string[]) => Confinement | undefined;
+
+/**
+ * Runs a command on this process's arguments, in the folder where the person stands, and ends the process.
+ *
+ * @param confine where it writes: it is then run without the right to write anywhere else
+ */
+export async function runCommand(command: Command, confine?: Confine): Promise<void> {
+  if (isConfined) return serveConfined((args) => exitCode((work) => command(args, work)));
+  const code = await exitCode(async (work) => {
     standWhereCalled();
-    code = await command(Deno.args, work);
+    const confinement = confine?.(Deno.args);
+    if (!confinement) return await command(Deno.args, work);
+    work.begun = true;
+    return await runConfined(Deno.mainModule, confinement);
+  });
+  // Workers of the cpu engine may still wait after an error.
+  Deno.exit(code);
+}
+
+/** Does a command's work and tells how it ended, on stderr and as an exit code. */
+async function exitCode(run: (work: Work) => Promise<number>): Promise<number> {
+  const work: Work = { begun: false };
+  try {
+    return await run(work);
   } catch (error) {
     // Whoever reads the output, such as head, has had enough.
-    if (error instanceof Deno.errors.BrokenPipe) Deno.exit(0);
+    if (error instanceof Deno.errors.BrokenPipe) return 0;
     const sentence = explain(error);
     console.error(sentence ?? error);
     const isInput = INPUT_ERRORS.some((kind) => error instanceof kind);
-    code = sentence !== undefined && (isInput || !work.begun) && !(error instanceof EngineError) ? 2 : 1;
+    return sentence !== undefined && (isInput || !work.begun) && !(error instanceof EngineError) ? 2 : 1;
   }
-  // Workers of the cpu engine may still wait after an error.
-  Deno.exit(code);
 }
 
 /** `deno task` runs in the repository and says in INIT_CWD where it was called. */

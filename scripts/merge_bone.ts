@@ -11,6 +11,7 @@ import { type Adapter, loadAdapter, mergeAdapter } from "../mod.ts";
 import { readModelConfig } from "../rwkv/model.ts";
 import { OptionError } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
+import type { Confinement } from "./confine.ts";
 import { choice, helpText, parseFlags, real, text, toggle } from "./flags.ts";
 import { adapterOf, baseOf, mergedPath, newestRun } from "./runs.ts";
 
@@ -125,4 +126,12 @@ function inputs(
   return { base, adapter, run };
 }
 
-if (import.meta.main) await runCommand(main);
+/** The output is written beside its place and renamed into it. */
+function confine(args: readonly string[]): Confinement | undefined {
+  const { values, help } = parseFlags({ ...FILES, ...OTHERS }, args);
+  if (help) return undefined;
+  const { base, run } = inputs(values);
+  return { args, folders: [dirname(values.output ?? mergedPath(run, base))] };
+}
+
+if (import.meta.main) await runCommand(main, confine);

@@ -3,12 +3,15 @@
  *
  * @module
  */
+import { dirname } from "node:path";
 import { pretrain, type PretrainOptions } from "../mod.ts";
+import { freshModelPath } from "../training/pretrain.ts";
 import { OptionError } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
+import type { Confinement } from "./confine.ts";
 import { ACCEPTED, notNeeded } from "./compatibility.ts";
 import { helpText, parseFlags, text, whole } from "./flags.ts";
-import { trainOnTerminal } from "./training.ts";
+import { confineRun, trainOnTerminal } from "./training.ts";
 import { FILES, LENGTH, OPTIMIZER, pick, WATCHING } from "./training_flags.ts";
 
 const USAGE = `Trains an RWKV-7 model from scratch.
@@ -52,4 +55,13 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   }, work);
 }
 
-if (import.meta.main) await runCommand(main);
+/** A run writes in its folder, and the fresh model where it goes. */
+function confine(args: readonly string[]): Confinement | undefined {
+  const { values, help } = parseFlags({ ...OWN, ...ACCEPTED }, args);
+  if (help || (values.resume === undefined && values.projDir === undefined)) return undefined;
+  const run = confineRun(values, args);
+  if (values.resume !== undefined) return run;
+  return { ...run, folders: [...run.folders, dirname(values.initModel ?? freshModelPath(values.projDir!))] };
+}
+
+if (import.meta.main) await runCommand(main, confine);

@@ -6,10 +6,11 @@
 import { train, type TrainOptions, type TrainResult } from "../mod.ts";
 import { EXAMPLE } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
+import type { Confinement } from "./confine.ts";
 import { boneConfig, checkDescription, COMPATIBILITY, notNeeded } from "./compatibility.ts";
 import { helpText, parseFlags } from "./flags.ts";
 import { baseOf, isInRuns, mergedPath } from "./runs.ts";
-import { trainOnTerminal } from "./training.ts";
+import { confineRun, trainOnTerminal } from "./training.ts";
 import {
   FILES,
   LENGTH,
@@ -61,11 +62,17 @@ export async function main(args: readonly string[], work: Work): Promise<number>
 /** The command that merges the result. */
 function mergeHint({ loadModel, peft, resume }: TrainOptions, { projDir, output }: TrainResult): string {
   if (peft === "none") return "It is a whole model: there is nothing to merge";
-  const base = loadModel ?? (resume === undefined ? undefined : baseOf(resume)) ?? EXAMPLE.model;
+  const base = loadModel ?? (resume === undefined ? undefined : baseOf(projDir)) ?? EXAMPLE.model;
   const args = base === EXAMPLE.model && isInRuns(projDir)
     ? []
     : ["--base_model", base, "--lora_checkpoint", output, "--output", mergedPath(projDir, base)];
   return `Merge it with: ${commandLine("merge_bone", args)}`;
 }
 
-if (import.meta.main) await runCommand(main);
+/** A run writes in its folder only. */
+function confine(args: readonly string[]): Confinement | undefined {
+  const { values, help } = parseFlags({ ...OWN, ...COMPATIBILITY }, args);
+  return help ? undefined : confineRun(values, args);
+}
+
+if (import.meta.main) await runCommand(main, confine);

@@ -4,7 +4,10 @@
  * @module
  */
 import type { TrainListeners, TrainResult } from "../mod.ts";
+import { resumePoint } from "../training/checkpoint.ts";
+import { freeFolder } from "../training/run_folder.ts";
 import { commandLine, type Work } from "./command.ts";
+import type { Confinement } from "./confine.ts";
 import { listenForInterrupt } from "./interrupt.ts";
 import { printable, Progress } from "./progress.ts";
 
@@ -15,6 +18,17 @@ export interface Training {
   run(listeners: TrainListeners): Promise<TrainResult>;
   /** What to do with the result, as a line. */
   next(result: TrainResult): string;
+}
+
+/** Where a run writes: in its folder, which is chosen here where none was named. */
+export function confineRun(
+  { projDir, resume }: { projDir?: string; resume?: string },
+  args: readonly string[],
+): Confinement {
+  if (resume !== undefined) return { args, folders: [resumePoint(resume).run] };
+  if (projDir !== undefined) return { args, folders: [projDir] };
+  const folder = freeFolder();
+  return { args: [...args, "--proj_dir", folder], folders: [folder] };
 }
 
 /** Runs a training. @returns the exit code: 130 where it was stopped */

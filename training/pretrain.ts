@@ -44,7 +44,7 @@ export async function pretrain(
   const { nLayer, nEmbd, vocabSize = 256, headSize = 64, initModel, ...others } = options;
   if (others.resume !== undefined) return await train(others, listeners);
   if (others.projDir === undefined) throw new OptionError("Name the run folder with --proj_dir");
-  const path = initModel ?? `${others.projDir}-init.safetensors`;
+  const path = initModel ?? freshModelPath(others.projDir);
   writeFreshModel(
     path,
     { layers: nLayer, channels: nEmbd, headSize, vocabulary: vocabSize },
@@ -52,6 +52,11 @@ export async function pretrain(
     others.force,
   );
   return await train({ ...DEFAULTS, ...others, loadModel: path, peft: "none" }, listeners);
+}
+
+/** Where the fresh model of a run goes that was given no place for it. */
+export function freshModelPath(projDir: string): string {
+  return `${projDir}-init.safetensors`;
 }
 
 /** Writes a model with fresh weights, in bf16. @throws if the path exists and `force` is not set */

@@ -1,0 +1,126 @@
+/**
+ * Least privilege: what the tasks are granted, and that a command which writes can write nowhere but where it should.
+ *
+ * @module
+ */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { newPath, randomTexts, writeDocuments, writeTinyModel } from "./tiny_model.ts";
+
+const REPOSITORY = fileURLToPath(new URL("..", import.meta.url));
+const onWindows = Deno.build.os === "windows";
+type Task = string | { command: string };
+const tasks: Record<string, Task> = JSON.parse(Deno.readTextFileSync(join(REPOSITORY, "deno.json"))).tasks;
+const commandOf = (name: string) => {
+  const task = tasks[name]!;
+  return typeof task === "string" ? task : task.command;
+};
+
+Deno.test("deno.json + its tasks: none is granted everything, and what runs strangers' files no network, program or native code", () => {
+  for (const name of Object.keys(tasks)) {
+    assert.doesNotMatch(commandOf(name), /(^|\s)(-A|--allow-all)\b/, name);
+    // Every task is answered no where it would ask.
+    if (/\bdeno (run|test)\b/.test(commandOf(name))) {
+      assert.match(commandOf(name), /--no-prompt|--allow-ffi/, name);
+    }
+    if (/--allow-ffi/.test(commandOf(name))) assert.match(name, /dawn|bench/, `${name} loads native code`);
+  }
+  for (const name of ["run_bone", "merge_bone", "generate", "pretrain"]) {
+    assert.doesNotMatch(commandOf(name), /--allow-(net|run|ffi|sys|import)\b/, name);
+    assert.match(commandOf(name), /--allow-env=/, name);
+  }
+  assert.doesNotMatch(commandOf("generate"), /--allow-write/);
+});
+
+Deno.test("runCommand + a command that tries to write elsewhere: refused in every way, and its exit code kept", async () => {
+  const folder = newPath("confined");
+  Deno.mkdirSync(join(folder, "outside"), { recursive: true });
+  Deno.writeTextFileSync(join(folder, "outside", "file"), "as it was");
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      "--no-prompt",
+      "--allow-read",
+      "--allow-write",
+      "--allow-run",
+      fileURLToPath(new URL("./confined_probe.ts", import.meta.url)),
+    ],
+    cwd: folder,
+  }).output();
+  const text = new TextDecoder();
+  assert.equal(code, 7, text.decode(stderr));
+  const allowed = ["write inside", "rename inside", "read outside"];
+  for (const [what, outcome] of Object.entries(JSON.parse(text.decode(stdout)))) {
+    assert.equal(outcome, allowed.includes(what) ? "done" : "NotCapable", what);
+  }
+  assert.equal(Deno.readTextFileSync(join(folder, "outside", "file")), "as it was");
+  assert.deepEqual([...Deno.readDirSync(join(folder, "outside"))].map(({ name }) => name), ["file"]);
+});
+
+Deno.test({
+  name:
+    "run_bone, as its task grants it, + run folders with links that lead out: one sentence, code 2, nothing outside touched",
+  ignore: onWindows,
+  async fn() {
+    const folder = newPath("linked");
+    Deno.mkdirSync(join(folder, "outside"), { recursive: true });
+    writeTinyModel(join(folder, "model.safetensors"));
+    writeDocuments(join(folder, "text.jsonl"), randomTexts(8, 30));
+    const run = async (...args: string[]) => {
+      const flags = [
+        "--load_model",
+        "model.safetensors",
+        "--data_file",
+        "text.jsonl",
+        "--ctx_len",
+        "16",
+        "--micro_bsz",
+        "2",
+      ];
+      const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+        args: [
+          "task",
+          "--quiet",
+          "--config",
+          join(REPOSITORY, "deno.json"),
+          "run_bone",
+          ...flags,
+          "--engine",
+          "cpu",
+          ...args,
+        ],
+        env: { INIT_CWD: folder, NO_COLOR: "1" },
+        cwd: folder,
+        stdin: "null",
+      }).output();
+      return { code, stderr: new TextDecoder().decode(stderr) };
+    };
+    const small = ["--max_steps", "1", "--bone_config", '{"bone_r":2}', "--sample_prompt", ""];
+    const first = await run("--proj_dir", "runs/mine", ...small);
+    assert.equal(first.code, 0, first.stderr);
+    assert.deepEqual([...Deno.readDirSync(folder)].map(({ name }) => name).sort(), [
+      "model.safetensors",
+      "outside",
+      "runs",
+      "text.jsonl",
+    ]);
+    const checkpoints = join(folder, "runs/mine/checkpoints");
+    Deno.removeSync(checkpoints, { recursive: true });
+    Deno.symlinkSync("../../outside", checkpoints);
+    for (const args of [["--resume", "runs/mine"], ["--proj_dir", "runs/mine", "--force", ...small]]) {
+      const { code, stderr } = await run(...args);
+      assert.equal(code, 2, stderr);
+      assert.match(
+        stderr,
+        /^Cannot write to the run folder runs\/mine: runs\/mine\/checkpoints is a link that leads out of it, remove the link$/m,
+      );
+    }
+    assert.deepEqual([...Deno.readDirSync(join(folder, "outside"))], []);
+    // A folder that is reached through a link is where it leads.
+    Deno.symlinkSync("outside", join(folder, "elsewhere"));
+    const linked = await run("--proj_dir", "elsewhere/mine", ...small);
+    assert.equal(linked.code, 0, linked.stderr);
+    assert.deepEqual([...Deno.readDirSync(join(folder, "outside"))].map(({ name }) => name), ["mine"]);
+  },
+});
