@@ -14,13 +14,8 @@
  * @module
  */
 import { existsSync } from "node:fs";
-import {
-  Adapter,
-  AdapterError,
-  checkBase,
-  loadAdapter as loadAdapterFile,
-  newAdapter,
-} from "./adapters/adapter.ts";
+import { Adapter, AdapterError, checkBase, newAdapter } from "./adapters/adapter.ts";
+import { loadAdapter as loadAdapterFile } from "./adapters/file.ts";
 import { checkMerge, formatOf, type MergeCheck, writeMerged } from "./adapters/merge.ts";
 import type { AdapterHints } from "./adapters/method.ts";
 import { adapterMethod } from "./adapters/registry.ts";
@@ -34,7 +29,9 @@ import { chooseTokenizer } from "./rwkv/tokenizer/choose.ts";
 import { streamDecoder } from "./rwkv/tokenizer/tokenizer.ts";
 import { random } from "./training/data/random.ts";
 
-export { saveAdapter } from "./adapters/adapter.ts";
+export { saveAdapter } from "./adapters/file.ts";
+export { savePeft, type SavePeftOptions } from "./adapters/peft/write.ts";
+export type { PeftType } from "./adapters/peft/config.ts";
 export { Adapter, AdapterError };
 export type { HostTensor } from "./adapters/adapter.ts";
 export type { MergeCheck } from "./adapters/merge.ts";
@@ -125,7 +122,8 @@ export function createAdapter(model: Model, options: CreateAdapterOptions = {}):
 }
 
 /**
- * Loads an adapter from a `.pth` or safetensors file with keys `<site>.<tensor>`, such as `blocks.0.att.key.bone`.
+ * Loads an adapter from a `.pth` or safetensors file with keys `<site>.<tensor>`, such as `blocks.0.att.key.bone`, or from a
+ * Hugging Face PEFT directory (BONE, MISS or LORA; PEFT 0.14 to 0.21).
  * @param hints what the file may leave unsaid: `loraAlpha`
  * @throws FormatError, AdapterError
  */

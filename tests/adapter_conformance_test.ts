@@ -4,7 +4,8 @@
  * @module
  */
 import assert from "node:assert/strict";
-import { Adapter, checkFits, loadAdapter, saveAdapter } from "../adapters/adapter.ts";
+import { Adapter, checkFits } from "../adapters/adapter.ts";
+import { loadAdapter, saveAdapter } from "../adapters/file.ts";
 import { mergedWeight, unmergedWeight, writeMerged } from "../adapters/merge.ts";
 import type { Settings } from "../adapters/method.ts";
 import { adapterMethod, adapterMethods } from "../adapters/registry.ts";

@@ -7,7 +7,7 @@ import { deepStrictEqual, doesNotMatch, match, ok, strictEqual } from "node:asse
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { loadAdapter } from "../adapters/adapter.ts";
+import { loadAdapter } from "../adapters/file.ts";
 import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
 import { MODEL_PATH } from "./small_model.ts";
 

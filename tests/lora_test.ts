@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { Adapter, loadAdapter, saveAdapter } from "../adapters/adapter.ts";
+import { Adapter } from "../adapters/adapter.ts";
+import { loadAdapter, saveAdapter } from "../adapters/file.ts";
 import { mergedWeight, writeMerged } from "../adapters/merge.ts";
 import { adapterMethod } from "../adapters/registry.ts";
 import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";

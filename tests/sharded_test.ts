@@ -5,7 +5,7 @@
  */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { divideIntoShards, writeShards } from "../formats/sharded.ts";
+import { divideIntoShards, writeShards } from "../formats/pending.ts";
 import { openTensorFile, type TensorInfo, writeTensorFile } from "../formats/tensor_file.ts";
 import { readModelConfig } from "../rwkv/model.ts";
 import { newPath, writeTinyModel } from "./tiny_model.ts";

@@ -4,7 +4,8 @@
  * @module
  */
 import { join } from "node:path";
-import { Adapter, saveAdapter } from "../adapters/adapter.ts";
+import { Adapter } from "../adapters/adapter.ts";
+import { saveAdapter } from "../adapters/file.ts";
 import type { AdapterMethod } from "../adapters/method.ts";
 import { wireAdapter } from "../adapters/wiring.ts";
 import { fromFloat32 } from "../formats/dtype.ts";

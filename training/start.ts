@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { Adapter, checkFits, loadAdapter, newAdapter, weightsNamed } from "../adapters/adapter.ts";
+import { Adapter, checkFits, newAdapter, weightsNamed } from "../adapters/adapter.ts";
+import { loadAdapter } from "../adapters/file.ts";
 import type { AdapterMethod, Settings } from "../adapters/method.ts";
 import { openTensorFile } from "../formats/tensor_file.ts";
 import type { ModelConfig } from "../rwkv/config.ts";

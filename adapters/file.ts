@@ -1,0 +1,143 @@
+/**
+ * Adapters in files: this project's own, RWKV-PEFT's `.pth` of every era, and Hugging Face PEFT's directories.
+ *
+ * @module
+ */
+import { toFloat32 } from "../formats/dtype.ts";
+import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
+import { Adapter, AdapterError, type HostTensor } from "./adapter.ts";
+import type { AdapterHints, AdapterMethod, Settings } from "./method.ts";
+import { loadPeft, peftFolder } from "./peft/read.ts";
+import { adapterMethod, adapterMethods } from "./registry.ts";
+import type { Targets } from "./targets.ts";
+
+/** Version of the description that saved adapters carry. */
+const DESCRIPTION_VERSION = 1;
+
+/** Saves an adapter as `.pth` or safetensors, after the extension of the path. @throws if the path exists and `force` is not set */
+export function saveAdapter(adapter: Adapter, path: string, options: { force?: boolean } = {}): void {
+  const { method, settings, base, tensors, overrides, targets } = adapter;
+  const description = JSON.stringify({
+    version: DESCRIPTION_VERSION,
+    method: method.name,
+    settings,
+    base,
+    ...(overrides.size ? { overrides: Object.fromEntries(overrides) } : {}),
+    ...(Object.keys(targets).length ? { targets } : {}),
+  });
+  writeTensorFile(path, {
+    format: path.endsWith(".pth") ? "pth" : "safetensors",
+    tensors: [...tensors].map(([name, { shape }]) => ({ name, shape, dtype: "F32" })),
+    read: ({ name }) => {
+      const { data } = tensors.get(name)!;
+      return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    },
+    metadata: new Map([["wishbone", description]]),
+    force: options.force,
+  });
+}
+
+/**
+ * Loads an adapter from a `.pth` or safetensors file with keys `<site>.<tensor>`, or from a PEFT directory.
+ * The method and its settings come from the description in the file, or else from the names and shapes.
+ * @throws FormatError, AdapterError
+ */
+export function loadAdapter(path: string, hints: AdapterHints = {}): Adapter {
+  const folder = peftFolder(path);
+  if (folder !== undefined) return loadPeft(folder);
+  using file = openTensorFile(path);
+  const tensors = new Map<string, HostTensor>();
+  for (const { name, dtype, shape } of file.tensors.values()) {
+    // "disha" is what RWKV-PEFT called the same tensor from February to October 2025.
+    const known = name.replace(/\.disha$/, ".bone");
+    tensors.set(known, { shape, data: toFloat32(file.readBytes(name), dtype) });
+  }
+  const { method, settings, base, overrides, targets = hints.targets } =
+    described(file.metadata.get("wishbone"), path) ?? recognised(tensors, path, hints);
+  return new Adapter(method, settings, tensors, base, overrides, targets);
+}
+
+type Description = {
+  method: AdapterMethod;
+  settings: Settings;
+  base?: string;
+  overrides?: ReadonlyMap<string, Settings>;
+  targets?: Targets;
+};
+
+/** The description that a file carries, which may be anybody's; undefined where there is none. */
+function described(text: string | undefined, path: string): Description | undefined {
+  if (text === undefined) return undefined;
+  const unusable = (why: string) => new AdapterError(`Cannot load ${path}: its description ${why}`);
+  let description: unknown;
+  try {
+    description = JSON.parse(text);
+  } catch {
+    throw unusable("is not JSON");
+  }
+  const isObject = (value: unknown): value is Record<string, unknown> =>
+    typeof value === "object" && value !== null && !Array.isArray(value);
+  if (!isObject(description)) throw unusable("is not an object");
+  const { version, method, settings, base, overrides = {}, targets } = description;
+  if (version !== DESCRIPTION_VERSION) {
+    throw unusable(`has version ${JSON.stringify(version)}, and this Wishbone reads ${DESCRIPTION_VERSION}`);
+  }
+  if (typeof method !== "string" || !isObject(settings)) throw unusable("names no method and settings");
+  if (!isObject(overrides) || !Object.values(overrides).every(isObject)) {
+    throw unusable("has no list of overrides");
+  }
+  if (targets !== undefined && !isObject(targets)) throw unusable("has targets that are no object");
+  const known = adapterMethod(method);
+  return {
+    method: known,
+    settings: known.configure(settings),
+    overrides: new Map(
+      Object.entries(overrides).map(([site, settings]) => [site, known.configure(settings as Settings)]),
+    ),
+    ...(typeof base === "string" && base ? { base } : {}),
+    ...(targets ? { targets: targets as Targets } : {}),
+  };
+}
+
+function recognised(
+  tensors: ReadonlyMap<string, HostTensor>,
+  path: string,
+  hints: AdapterHints,
+): Description {
+  const sites = new Map<string, Record<string, readonly number[]>>();
+  for (const [name, { shape }] of tensors) {
+    const match = /^(blocks\.\d+\.(?:att|ffn)\.(?:receptance|key|value|output))\.(?!weight$|bias$)(.+)$/.exec(
+      name,
+    );
+    if (match) sites.set(match[1]!, { ...sites.get(match[1]!), [match[2]!]: shape });
+  }
+  const names = [...tensors.keys()];
+  const found: { site: string; method: AdapterMethod; settings: Settings }[] = [];
+  for (const [site, shapes] of sites.size ? sites : [["", {}] as const]) {
+    const candidates = adapterMethods().flatMap((method) => {
+      const settings = method.recognise(shapes, hints, { site: site || undefined, sites, names });
+      return settings ? [{ method, settings }] : [];
+    });
+    if (!site && !candidates.length) {
+      throw new AdapterError(
+        `Cannot load ${path}: it holds no adapter tensors such as "blocks.0.att.key.bone"`,
+      );
+    }
+    if (candidates.length !== 1) {
+      const listed = Object.entries(shapes).map(([name, shape]) => `${name} [${shape}]`).join(", ");
+      const names = candidates.map(({ method }) => method.name).join(" and ") ||
+        "no method that is registered";
+      throw new AdapterError(`Cannot load ${path}: ${names} could have made ${listed} at ${site}`);
+    }
+    found.push({ site, ...candidates[0]! });
+  }
+  const { method, settings } = found[0]!;
+  const other = found.find((site) => site.method !== method);
+  if (other) {
+    throw new AdapterError(
+      `Cannot load ${path}: its layers are of different methods, ${method.name} and, at ${other.site}, ${other.method.name}`,
+    );
+  }
+  const differs = found.filter((site) => JSON.stringify(site.settings) !== JSON.stringify(settings));
+  return { method, settings, overrides: new Map(differs.map(({ site, settings }) => [site, settings])) };
+}

@@ -1,0 +1,225 @@
+/**
+ * Writing a merged model: tensor by tensor, so that no more than the largest of them is in memory; sums in f32, rounded once.
+ *
+ * A tensor that the adapter does not touch goes through in pieces, bit for bit where its dtype stays.
+ *
+ * @module
+ */
+import { existsSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { type DType, fromFloat32, toFloat32 } from "../formats/dtype.ts";
+import { divideIntoShards, type PendingModel, prepareFile, prepareShards } from "../formats/pending.ts";
+import type { TensorFile, TensorFormat, TensorInfo } from "../formats/tensor_file.ts";
+import { type Adapter, AdapterError } from "./adapter.ts";
+import { type Fit, fitTo } from "./fit.ts";
+import { mergedWeight, unmergedWeight } from "./merge.ts";
+import { transposed } from "./transpose.ts";
+
+/** The dtypes that a model can be converted to. */
+export type FloatDType = "F32" | "F16" | "BF16";
+
+/** How a merged model is written. */
+export interface WriteMergedOptions {
+  /** Replace an existing output. */
+  readonly force?: boolean | undefined;
+  /** Format of the output: after its extension, else the base's. */
+  readonly format?: TensorFormat | undefined;
+  /** Element type of the output's floating-point tensors: each keeps the base's where it is not given. */
+  readonly dtype?: FloatDType | undefined;
+  /** Most bytes of a file, for an output in several files: the base's own division where it is not given. */
+  readonly shardBytes?: number | undefined;
+  /** Take the adapter out of a model that it was merged into. */
+  readonly unmerge?: boolean | undefined;
+}
+
+const FLOATS: readonly DType[] = ["F64", "F32", "F16", "BF16"];
+/** Most that F16 can hold. */
+const F16_MAX = 65504;
+
+/**
+ * Writes the merged model beside its final name; the caller checks it and commits.
+ *
+ * @param output a `.pth` or `.safetensors` file, or a folder for a model in several files
+ * @throws AdapterError if the adapter does not fit, or a result cannot be held by its dtype
+ */
+export function prepareMerged(
+  base: TensorFile,
+  adapter: Adapter,
+  output: string,
+  options: WriteMergedOptions = {},
+): PendingModel {
+  const { force, dtype, unmerge = false } = options;
+  const fit = fitTo(adapter, base);
+  if (unmerge && fit.replaced.size) {
+    throw new AdapterError(
+      `Cannot take the ${adapter.method.name} adapter out again: it replaced "${
+        [...fit.replaced.keys()][0]
+      }"` +
+        `${
+          fit.replaced.size > 1 ? ` and ${fit.replaced.size - 1} more` : ""
+        }, whose first content it does not hold; ` +
+        "go back to the base model itself",
+    );
+  }
+  const brought = new Set(fit.added.map((name) => name));
+  const kept = [...base.tensors.values()];
+  const converted = (info: TensorInfo): TensorInfo => ({
+    ...info,
+    name: base.prefix + info.name,
+    dtype: dtype && FLOATS.includes(info.dtype) ? dtype : info.dtype,
+  });
+  const added = unmerge ? [] : [...brought].map((name): TensorInfo => {
+    const { shape } = adapter.tensors.get(name)!;
+    return { name: base.prefix + name, shape, dtype: dtype ?? stateDType(base) };
+  });
+  const tensors = [...kept.map(converted), ...added];
+  const content = new MergedContent(base, adapter, fit, unmerge);
+  const read = (info: TensorInfo) => content.of(info);
+  const format = options.format ?? formatOf(output, base.format);
+  const common = { format, read, metadata: base.metadata, force };
+  const folder = folderOf(output, base, options.shardBytes);
+  const pending = folder === undefined
+    ? prepareFile(output, { ...common, tensors })
+    : inFolder(folder, tensors, base, common, options.shardBytes);
+  const unused = content.unused();
+  if (unused.length) {
+    pending[Symbol.dispose]();
+    throw new AdapterError(
+      `The ${adapter.method.name} adapter was not used whole: ${unused.slice(0, 5).join(", ")} is left`,
+    );
+  }
+  return pending;
+}
+
+/** The format of an output: after its extension, else the other's. */
+export function formatOf(output: string, other: TensorFormat): TensorFormat {
+  if (/\.(pth|pt|bin)$/.test(output)) return "pth";
+  return output.endsWith(".safetensors") ? "safetensors" : other;
+}
+
+/** The folder that an output means; undefined where it is a file. */
+function folderOf(output: string, base: TensorFile, shardBytes: number | undefined): string | undefined {
+  if (/\.(pth|pt|bin|safetensors)$/.test(output)) {
+    if (shardBytes === undefined) return undefined;
+    throw new AdapterError(`A model in several files goes to a folder: name one instead of ${output}`);
+  }
+  const isFolder = base.shards.length > 0 || shardBytes !== undefined || output.endsWith("/") ||
+    existsSync(output) && Deno.statSync(output).isDirectory;
+  return isFolder ? output.replace(/\/+$/, "") : undefined;
+}
+
+type Common = Parameters<typeof prepareShards>[3];
+
+function inFolder(
+  folder: string,
+  tensors: readonly TensorInfo[],
+  base: TensorFile,
+  common: Common,
+  shardBytes: number | undefined,
+): PendingModel {
+  const names = common.format === "pth"
+    ? ["pytorch_model", ".bin"] as const
+    : ["model", ".safetensors"] as const;
+  const byName = new Map(tensors.map((info) => [info.name, info]));
+  const own = base.shards.map(({ file, tensors }) => ({
+    file: common.format === base.format ? file : file.replace(/\.\w+$/, names[1]),
+    tensors: tensors.map(({ name }) => byName.get(name)!),
+  }));
+  const known = new Set(own.flatMap(({ tensors }) => tensors));
+  own.at(-1)?.tensors.push(...tensors.filter((info) => !known.has(info)));
+  const shards = shardBytes === undefined && own.length
+    ? own
+    : divideIntoShards(tensors, shardBytes ?? Infinity, names);
+  return prepareShards(folder, names.join(""), shards, common);
+}
+
+/** What the added initial states are kept as: the dtype of the model's other recurrence tensors. */
+function stateDType(base: TensorFile): DType {
+  return [...base.tensors.values()].find(({ name }) => name.endsWith(".att.r_k"))?.dtype ?? "F32";
+}
+
+/** Copies what lies beside a base model's files, such as its configuration and tokenizer, to a folder that lacks it. */
+export function copyCompanions(base: TensorFile, folder: string, dtype?: FloatDType): void {
+  const from = dirname(base.path);
+  for (const { name, isFile } of Deno.readDirSync(from)) {
+    if (!isFile || name.startsWith(".") || WEIGHTS.test(name) || existsSync(join(folder, name))) continue;
+    if (name === "config.json" && dtype) {
+      Deno.writeTextFileSync(join(folder, name), withDType(Deno.readTextFileSync(join(from, name)), dtype));
+    } else Deno.copyFileSync(join(from, name), join(folder, basename(name)));
+  }
+}
+
+const WEIGHTS = /\.(safetensors|bin|pth|pt|gguf|onnx|h5|msgpack|ckpt|index\.json)$/;
+const TORCH_NAMES: Readonly<Record<FloatDType, string>> = {
+  F32: "float32",
+  F16: "float16",
+  BF16: "bfloat16",
+};
+
+function withDType(config: string, dtype: FloatDType): string {
+  return config.replace(/("(?:torch_)?dtype"\s*:\s*)"[^"]*"/g, `$1"${TORCH_NAMES[dtype]}"`);
+}
+
+/** The bytes of each tensor of a merged model. */
+class MergedContent {
+  readonly #left: Set<string>;
+
+  constructor(
+    readonly base: TensorFile,
+    readonly adapter: Adapter,
+    readonly fit: Fit,
+    readonly unmerge: boolean,
+  ) {
+    this.#left = new Set(adapter.tensors.keys());
+  }
+
+  /** Tensors of the adapter that no tensor of the model has taken up. */
+  unused(): string[] {
+    return this.unmerge ? [...this.#left].filter((name) => !this.fit.added.includes(name)) : [...this.#left];
+  }
+
+  of({ name: fullName, dtype }: TensorInfo): Uint8Array | Iterable<Uint8Array> {
+    const name = fullName.slice(this.base.prefix.length);
+    const { base, adapter, fit } = this, info = base.tensors.get(name);
+    if (!info) return narrowed(this.#take(name).data, dtype, name);
+    const replaced = fit.replaced.get(name), place = fit.sites.get(name);
+    if (!replaced && !place) {
+      return info.dtype === dtype ? base.readPieces(name) : this.#convertedPieces(info, dtype);
+    }
+    let weight: Float32Array;
+    if (replaced) {
+      const tensor = this.#take(replaced.name);
+      weight = replaced.turned ? transposed(tensor).data : tensor.data;
+    } else weight = base.readFloat32(name);
+    if (place) {
+      const { site, turned } = place;
+      const inside = turned ? transposed({ shape: info.shape, data: weight }).data : weight;
+      const result = (this.unmerge ? unmergedWeight : mergedWeight)(adapter, site, inside);
+      for (const tensor of Object.keys(adapter.method.parameters(site, adapter.settingsAt(site.name)))) {
+        this.#take(`${site.name}.${tensor}`);
+      }
+      weight = turned ? transposed({ shape: [site.out, site.in], data: result }).data : result;
+    }
+    return narrowed(weight, dtype, name);
+  }
+
+  #take(name: string) {
+    if (!this.#left.delete(name)) throw new AdapterError(`The adapter's "${name}" would be used twice`);
+    return this.adapter.tensors.get(name)!;
+  }
+
+  *#convertedPieces({ name, dtype: from }: TensorInfo, to: DType): Generator<Uint8Array> {
+    for (const piece of this.base.readPieces(name)) yield narrowed(toFloat32(piece, from), to, name);
+  }
+}
+
+/** Rounds to a dtype. @throws AdapterError where a number is too large for F16 */
+function narrowed(values: Float32Array, dtype: DType, name: string): Uint8Array {
+  if (dtype === "F16") {
+    const large = values.find((x) => Math.abs(x) > F16_MAX && Number.isFinite(x));
+    if (large !== undefined) {
+      throw new AdapterError(`"${name}" holds ${large}, which F16 cannot: choose BF16 or F32 with --dtype`);
+    }
+  }
+  return fromFloat32(values, dtype);
+}

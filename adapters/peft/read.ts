@@ -1,0 +1,148 @@
+/**
+ * Hugging Face PEFT directories, read: `adapter_config.json` beside `adapter_model.safetensors` (or `.bin`).
+ *
+ * Modules keep the names that they have in the model that PEFT wrapped, except that those of an RWKV-7 model get the official names,
+ * so that an adapter made on either kind of file fits both. Every tensor is used, or an error lists the rest.
+ *
+ * @module
+ */
+import { existsSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { toFloat32 } from "../../formats/dtype.ts";
+import { openTensorFile, type TensorFile } from "../../formats/tensor_file.ts";
+import { officialName } from "../../rwkv/names.ts";
+import { Adapter, AdapterError, type HostTensor } from "../adapter.ts";
+import type { Settings } from "../method.ts";
+import { parsePeftConfig, type PeftConfig, valueAt } from "./config.ts";
+import { type Dialect, dialectOf } from "./dialect.ts";
+
+const CONFIG = "adapter_config.json";
+const WEIGHTS = ["adapter_model.safetensors", "adapter_model.bin"];
+/** What PEFT's wrappers put before the name of every module. */
+const WRAPPER = "base_model.model.";
+
+/**
+ * The PEFT directory that a path means: itself, or the one that a file of it lies in; undefined where it means none.
+ * @throws AdapterError for a folder that holds no adapter, with what it holds instead
+ */
+export function peftFolder(path: string): string | undefined {
+  const status = existsSync(path) ? Deno.statSync(path) : undefined;
+  if (status?.isFile) {
+    const folder = dirname(path), isPart = [CONFIG, ...WEIGHTS].includes(basename(path));
+    return isPart && existsSync(join(folder, CONFIG)) ? folder : undefined;
+  }
+  if (!status?.isDirectory) return undefined;
+  if (existsSync(join(path, CONFIG))) return path;
+  const below = [...Deno.readDirSync(path)].map(({ name }) => name).filter((name) =>
+    existsSync(join(path, name, CONFIG))
+  );
+  throw new AdapterError(
+    below.length
+      ? `Cannot load ${path}: it holds the adapters ${below.sort().join(", ")}; name one of these folders`
+      : `Cannot load ${path}: it is a folder without ${CONFIG}, so it is not a PEFT adapter`,
+  );
+}
+
+/**
+ * Loads a PEFT directory.
+ * @throws FormatError, AdapterError
+ */
+export function loadPeft(folder: string): Adapter {
+  const configPath = join(folder, CONFIG);
+  const config = parsePeftConfig(Deno.readTextFileSync(configPath), configPath);
+  const weights = WEIGHTS.map((name) => join(folder, name)).find((path) => existsSync(path));
+  if (weights === undefined) {
+    throw new AdapterError(`Cannot load ${folder}: it holds no ${WEIGHTS.join(" or ")}`);
+  }
+  using file = openTensorFile(weights);
+  return adapterFrom(config, file);
+}
+
+/** A module of the wrapped model with the tensors that PEFT added to it, by our names for them. */
+type Modules = Map<string, Map<string, HostTensor>>;
+
+function adapterFrom(config: PeftConfig, file: TensorFile): Adapter {
+  const dialect = dialectOf(config);
+  const { modules, others } = sorted(file, dialect);
+  if (!modules.size) {
+    throw new AdapterError(
+      `Cannot load ${file.path}: it holds no tensor that a ${config.type} adapter adds to a module`,
+    );
+  }
+  const tensors = new Map<string, HostTensor>(), perSite = new Map<string, Settings>();
+  const put = (name: string, tensor: HostTensor) => {
+    if (tensors.has(name)) {
+      throw new AdapterError(`Cannot load ${file.path}: two of its tensors mean ${name}`);
+    }
+    tensors.set(name, tensor);
+  };
+  for (const [module, added] of modules) {
+    const missing = dialect.tensors.filter((name) => !added.has(name));
+    if (missing.length) {
+      throw new AdapterError(
+        `Cannot load ${file.path}: ${module} has no ${missing.join(" and no ")} beside its others`,
+      );
+    }
+    const site = officialName(module) ?? module;
+    perSite.set(site, settingsOf(config, dialect, module, added, file.path));
+    for (const name of dialect.tensors) put(`${site}.${name}`, added.get(name)!);
+  }
+  for (const [name, tensor] of others) put(officialName(name) ?? name, tensor);
+  const [settings] = perSite.values() as Iterable<Settings> as [Settings];
+  const differs = [...perSite].filter(([, own]) => JSON.stringify(own) !== JSON.stringify(settings));
+  return new Adapter(dialect.method, settings!, tensors, undefined, new Map(differs), {
+    target_modules: [...perSite.keys()],
+  });
+}
+
+/** Sorts the tensors of a file by module; what belongs to none was saved or trained whole. */
+function sorted(file: TensorFile, dialect: Dialect): { modules: Modules; others: Map<string, HostTensor> } {
+  const modules: Modules = new Map(), others = new Map<string, HostTensor>(), unknown: string[] = [];
+  for (const { name, dtype, shape } of file.tensors.values()) {
+    const full = (file.prefix + name).replace(WRAPPER, ""),
+      tensor = { shape, data: toFloat32(file.readBytes(name), dtype) };
+    const [, module, key] = /^(.*?)\.((?:bone_|miss_|lora_).*)$/.exec(full) ?? [];
+    if (module === undefined) {
+      // The infixes are those of PEFT's modules in memory, which some savers leave in.
+      others.set(full.replace(/\.modules_to_save(\.default)?\./, ".").replace(".base_layer.", "."), tensor);
+      continue;
+    }
+    const ours = dialect.names.get(key!.replace(/\.default(?=\.|$)/, "").replace(/\.weight$/, ""));
+    if (ours === undefined) unknown.push(file.prefix + name);
+    else modules.set(module, (modules.get(module) ?? new Map()).set(ours, tensor));
+  }
+  if (unknown.length) {
+    const shown = unknown.slice(0, 5).join(", "),
+      more = unknown.length > 5 ? ` and ${unknown.length - 5} more` : "";
+    throw new AdapterError(
+      `Cannot load ${file.path}: its ${CONFIG} describes no adapter with the tensors ${shown}${more}`,
+    );
+  }
+  return { modules, others };
+}
+
+/** Settings at a module, with shapes that must be those of the configuration. */
+function settingsOf(
+  config: PeftConfig,
+  dialect: Dialect,
+  module: string,
+  added: ReadonlyMap<string, HostTensor>,
+  path: string,
+): Settings {
+  const r = config.type === "LORA" ? valueAt(config.rankPattern, module, config.r) : config.r;
+  const alpha = config.type === "LORA" ? valueAt(config.alphaPattern, module, config.alpha) : undefined;
+  for (const [name, fits] of dialect.shapes(r)) {
+    const { shape } = added.get(name)!;
+    if (
+      fits.length === shape.length && fits.every((extent, i) => extent === undefined || extent === shape[i])
+    ) continue;
+    const wanted = fits.map((extent) => extent ?? "any").join(", ");
+    throw new AdapterError(
+      `Cannot load ${path}: the ${name} of ${module} is [${shape}] where its ${CONFIG} wants [${wanted}]` +
+        (shape.length === 3 || fits.length === 3
+          ? '; init_weights must be "bat" where it has three dimensions'
+          : ""),
+    );
+  }
+  return dialect.method.configure(dialect.settings(r, alpha));
+}
