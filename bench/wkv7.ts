@@ -3,10 +3,10 @@
  * are compared with the cpu engine's.
  *
  *     deno task bench:wkv7 [--engine webgpu|cpu] [--sizes 1x1024,1x8192,8x1024] [--heads 12] [--head-size 64] [--layers 12]
- *         [--layouts 8/1/8/8,16/2/8/8]
+ *         [--layouts 8/1/8/8s,16/2/8/8]
  *
- * A layout is rows / rows a thread / key threads / stage (`ScanLayout`); without any, the one in use is measured. Each time is of
- * `--layers` calls in a row, as in a step of a model, submitted together.
+ * A layout is rows / rows a thread / key threads / block, and s where blocks are solved beforehand (`ScanLayout`); without any, the
+ * one in use is measured. Each time is of `--layers` calls in a row, as in a step of a model, submitted together.
  *
  * @module
  */
@@ -144,7 +144,7 @@ async function time(
   engine: Engine,
   program: Program,
   name: string,
-  keep: (pass: Pass, index: number) => boolean = () => true,
+  keep: (pass: Pass, index: number, passes: readonly Pass[]) => boolean = () => true,
 ): Promise<number> {
   const node = program.nodes.find(({ op }) => op.name === name)!;
   const repeated: Node = {
@@ -170,14 +170,16 @@ async function time(
 const { engine, reason } = await chooseEngine(values.engine as EngineChoice);
 console.log(`${reason}\nH ${H}, N ${N}; milliseconds of ${layers} layers\n`);
 const parse = (text: string): ScanLayout => {
-  const [rows, rowsAThread, keyThreads, stage] = text.split("/").map(Number) as [
+  const [rows, rowsAThread, keyThreads, block] = text.split("/").map(parseFloat) as [
     number,
     number,
     number,
     number,
   ];
-  return { rows, rowsAThread, keyThreads, stage };
+  return { rows, rowsAThread, keyThreads, block, solved: text.endsWith("s") };
 };
+const nameOf = ({ rows, rowsAThread, keyThreads, block, solved }: ScanLayout) =>
+  `${rows}/${rowsAThread}/${keyThreads}/${block}${solved ? "s" : ""}`;
 const layouts = engine.name === "cpu"
   ? []
   : values.layouts
@@ -196,9 +198,7 @@ const wanted = await resultsOf(cpu.engine, small);
 for (const layout of layouts) {
   const error = worst(await resultsOf(engine, small, lowered(small.program, layout)), wanted);
   console.log(
-    `${Object.values(layout).join("/")}: differs from the cpu engine by ${
-      error.toExponential(1)
-    } over ${COMPARED} steps`,
+    `${nameOf(layout)}: differs from the cpu engine by ${error.toExponential(1)} over ${COMPARED} steps`,
   );
 }
 for (const size of values.sizes.split(",")) {
@@ -215,16 +215,17 @@ for (const size of values.sizes.split(",")) {
     if (!layouts.length) {
       line("", "forward", await time(engine, made.program, "wkv7"));
       line("", "gradient", await time(engine, made.program, "wkv7Gradient"));
-    } else line("layout", "forward", "", "", "scan back", "", "", "chunks", "", "", "sum");
+    } else line("layout", "forward", "", "", "its blocks", "scan back", "", "", "chunks", "", "", "sum");
     for (const layout of layouts) {
       const program = lowered(made.program, layout), kept = N / CHUNK;
       const forward = await time(engine, program, "wkv7");
-      const scan = await time(engine, program, "wkv7Gradient", (_, i) => i === 0);
-      const chunks = await time(engine, program, "wkv7Gradient", (_, i) => i > 0);
+      const scan = await time(engine, program, "wkv7Gradient", (_, i, all) => i < all.length - 1);
+      const chunks = await time(engine, program, "wkv7Gradient", (_, i, all) => i === all.length - 1);
       line(
-        Object.values(layout).join("/"),
+        nameOf(layout),
         forward,
         rates(forward, 8 + kept, 9),
+        layout.solved ? await time(engine, program, "wkv7", (_, i) => i === 0) : "",
         scan,
         rates(scan, 8 + kept, 9),
         chunks,

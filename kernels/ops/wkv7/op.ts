@@ -59,6 +59,7 @@ const wkv7Op: Op<Wkv7Attributes> = {
       { shape: [B * H, chunks * N * N], dtype: "f32" },
       { shape: [B, H * N * N], dtype: "f32" },
       { shape: [B * T, C], dtype: "f32" },
+      { shape: [B * H, chunks * CHUNK * (N + CHUNK)], dtype: "f32" },
     ];
   },
   gradient({ graph, attributes, inputs: [streams, initial], outputs: [y, states, , sa], dOutputs, wanted }) {
@@ -107,6 +108,7 @@ const wkv7GradientOp: Op<Wkv7Attributes> = {
       { shape: [B, H * N * N], dtype: "f32" },
       { shape: [B * H, chunks * N * N], dtype: "f32" },
       { shape: [B * T, C], dtype: "f32" },
+      { shape: [B * H, chunks * CHUNK * (N + CHUNK)], dtype: "f32" },
     ];
   },
   units: (node) => heads(node.inputs[0]!, node.attributes),
