@@ -24,6 +24,8 @@ export interface Engine {
   readonly allocatedBytes: number;
   /** Bytes that it can hold, where that is known. */
   readonly limitBytes: number | undefined;
+  /** Operands that one node of a program for it may have, where it can take more than eight. */
+  readonly operands?: number;
   /** Gives a variable memory, with this content or zeros. Parts of a pack get it with the pack. */
   allocate(variable: Variable, content?: ArrayBufferView): void;
   /** Overwrites a variable from its first element on. 16-bit variables take their raw bytes. */

@@ -112,6 +112,11 @@ export interface Node<A = unknown> {
   readonly block: number | undefined;
 }
 
+/** The inputs that running a node reads. */
+export function inputsRead(node: Node): Tensor[] {
+  return (node.op.reads?.(node) ?? node.inputs.keys().toArray()).map((i) => node.inputs[i]!);
+}
+
 /** Builds a list of nodes in the order in which they will run. */
 export class Graph {
   /** The nodes, in the order in which they run. */

@@ -6,7 +6,8 @@
  *
  * @module
  */
-import { bytesOf, type Node, type Tensor, type Variable } from "./graph.ts";
+import { fuse } from "./fuse.ts";
+import { bytesOf, inputsRead, type Node, type Tensor, type Variable } from "./graph.ts";
 
 /** A list of nodes with a place for every value: what an engine runs. */
 export interface Program {
@@ -22,11 +23,6 @@ export interface Program {
   readonly workspaceBytes: number;
 }
 
-/** The inputs that running the node reads. */
-function inputsRead(node: Node): Tensor[] {
-  return (node.op.reads?.(node) ?? node.inputs.keys().toArray()).map((i) => node.inputs[i]!);
-}
-
 /** The nodes that lead to an update of a variable, in order. */
 function liveNodes(nodes: readonly Node[]): Node[] {
   const needed = new Set<Tensor>();
@@ -37,9 +33,20 @@ function liveNodes(nodes: readonly Node[]): Node[] {
   }).reverse();
 }
 
-/** Plans the nodes of a graph into a program. Nodes that update no variable, directly or through others, are left out. */
-export function compile(graph: { readonly nodes: readonly Node[] }): Program {
-  const nodes = liveNodes(graph.nodes);
+/** Operands that a node may have on every engine: the storage bindings of every WebGPU device. */
+export const LEAST_OPERANDS = 8;
+
+/**
+ * Plans the nodes of a graph into a program. Nodes that update no variable, directly or through others, are left out.
+ * @param options.operands of one node, at most; an engine has this
+ * @param options.fused false to keep every node as it was made
+ */
+export function compile(
+  graph: { readonly nodes: readonly Node[] },
+  options: { readonly operands?: number | undefined; readonly fused?: boolean } = {},
+): Program {
+  const { operands = LEAST_OPERANDS, fused = true } = options;
+  const live = liveNodes(graph.nodes), nodes = fused ? fuse(live, operands) : live;
   const lives = new Map<Tensor, { first: number; last: number }>();
   const variables = new Set<Variable>();
   nodes.forEach((node, index) => {

@@ -100,7 +100,7 @@ export class Session {
       assign(graph, variables[i]!.ffnShift, layer.ffnShift);
     });
     this.engine.allocate(tokens);
-    const piece = { executable: await this.engine.load(compile(graph)), tokens, logits: output };
+    const piece = { executable: await this.engine.load(compile(graph, this.engine)), tokens, logits: output };
     this.#pieces.set(key, piece);
     return piece;
   }

@@ -97,7 +97,7 @@ export async function computeGradients(
       return [name, output] as const;
     });
 
-    using executable = await engine.load(compile(graph));
+    using executable = await engine.load(compile(graph, engine));
     executable.run();
     const result = new Map<string, Float32Array>();
     for (const [name, output] of outputs) result.set(name, await engine.read(output));

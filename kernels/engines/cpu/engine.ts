@@ -37,6 +37,8 @@ export class CpuEngine implements Engine {
   }
 
   readonly limitBytes = MAXIMUM_BYTES;
+  /** A map of more would hardly find registers for what it reads. */
+  readonly operands = 32;
 
   get allocatedBytes(): number {
     return this.#allocator.usedBytes;

@@ -9,6 +9,7 @@ import { straightLine } from "../../ops/map/expression.ts";
 import { type BlockMatmulAttributes, blockStrides } from "../../ops/block_matmul/op.ts";
 import { broadcast, type MapAttributes } from "../../ops/map/op.ts";
 import { extents, type MatmulAttributes } from "../../ops/matmul/op.ts";
+import type { UpdateAttributes } from "../../ops/update/op.ts";
 import { type Wkv7Attributes, wkv7Sizes } from "../../ops/wkv7/op.ts";
 import { emitDropout, emitMap } from "./wasm/emit.ts";
 import { DTYPE, LAYOUT, SUM_PART, type WasmKernels } from "./wasm/load.ts";
@@ -274,12 +275,13 @@ const reduceRows: Lowering = (call) => {
 
 const update: Lowering = (call) => {
   const { node, address } = call;
-  const { add } = node.attributes as { add: boolean };
-  const [variable, value] = node.inputs as [Tensor, Tensor];
-  if (!add) return [copy(call, address(value), address(variable), value.size)];
-  return [
-    shared(call, "accumulate", [address(value), address(variable)], value.size, { grain: 64, work: 0.3 }),
-  ];
+  const { add, starts } = node.attributes as UpdateAttributes;
+  const [variable, ...values] = node.inputs as [Tensor, ...Tensor[]];
+  return values.map((value, k) => {
+    const [from, to] = [address(value), address(variable) + starts[k]! * 4];
+    if (!add) return copy(call, from, to, value.size);
+    return shared(call, "accumulate", [from, to], value.size, { grain: 64, work: 0.3 });
+  });
 };
 
 const tokenShift: Lowering = (call) => {

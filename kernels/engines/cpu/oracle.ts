@@ -6,7 +6,7 @@
 import { type Engine, EngineError, type Executable, home } from "../../engine.ts";
 import { bytesOf, sizeOf, type StorageType, type Tensor, type Variable } from "../../graph.ts";
 import type { NumberArray } from "../../op.ts";
-import type { Program } from "../../plan.ts";
+import { LEAST_OPERANDS, type Program } from "../../plan.ts";
 
 /** Runs programs in plain TypeScript. */
 export class Oracle implements Engine {
@@ -21,6 +21,7 @@ export class Oracle implements Engine {
   }
 
   readonly limitBytes = undefined;
+  readonly operands = LEAST_OPERANDS;
 
   get allocatedBytes(): number {
     return this.#allocatedBytes;

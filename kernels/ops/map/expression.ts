@@ -70,7 +70,7 @@ export class Expression {
   /** Quotient. */
   div(other: Operand): Expression {
     const y = Expression.#of(other);
-    return y.#is(1) ? this : this.#binary("div", y);
+    return y.#is(1) || this.#is(0) ? this : this.#binary("div", y);
   }
 
   /** The larger of the two. */
@@ -121,6 +121,30 @@ export class Expression {
   /** max(x, 0). */
   relu(): Expression {
     return this.max(0);
+  }
+
+  /**
+   * Expressions with `places[i]` where input i was, and nothing else changed; parts that they share are shared afterwards too.
+   * An input without a place must not occur.
+   */
+  static substitute(
+    expressions: readonly Expression[],
+    places: readonly (Expression | undefined)[],
+  ): Expression[] {
+    const known = new Map<Expression, Expression>();
+    const visit = (expression: Expression): Expression => {
+      let result = known.get(expression);
+      if (!result) known.set(expression, result = rebuilt(expression));
+      return result;
+    };
+    const rebuilt = (expression: Expression): Expression => {
+      const { form } = expression;
+      if (form.kind === "input") return places[form.index]!;
+      if (form.kind === "constant") return expression;
+      if (form.kind === "unary") return new Expression({ ...form, x: visit(form.x) });
+      return new Expression({ ...form, x: visit(form.x), y: visit(form.y) });
+    };
+    return expressions.map(visit);
   }
 
   /** Derivative with respect to input `index`; at a kink, the derivative from below. */
