@@ -24,6 +24,7 @@ import { openTensorFile } from "./formats/tensor_file.ts";
 import { chooseEngine, type EngineChoice } from "./kernels/engines/choose.ts";
 import { generateTokens } from "./rwkv/generate.ts";
 import { fingerprint, Model } from "./rwkv/model.ts";
+import { Answer, PROMPT_FORMAT, promptFormat } from "./rwkv/prompt_format.ts";
 import { Session } from "./rwkv/session.ts";
 import { chooseTokenizer } from "./rwkv/tokenizer/choose.ts";
 import { streamDecoder } from "./rwkv/tokenizer/tokenizer.ts";
@@ -72,11 +73,15 @@ export type { Program } from "./kernels/plan.ts";
 export * as ops from "./kernels/ops.ts";
 export { type ModelConfig, ModelError } from "./rwkv/config.ts";
 export { Model } from "./rwkv/model.ts";
+export { PROMPT_FORMATS } from "./rwkv/prompt_format.ts";
 export type { ModelState } from "./rwkv/session.ts";
 export type { LayerState, Wiring } from "./rwkv/v7.ts";
 export { computeGradients, type GradientOptions } from "./training/gradients.ts";
 export type { Schedule } from "./training/schedule.ts";
 export { type BoneConfig, type LoraConfig, OptionError, type TrainOptions } from "./training/options.ts";
+export type { LossMask } from "./training/data/documents.ts";
+export type { DataType, FileType } from "./training/data/files.ts";
+export type { Dataload } from "./training/data/rows.ts";
 export { pretrain, type PretrainOptions } from "./training/pretrain.ts";
 export type { Phase, StepReport, TrainListeners, TrainResult } from "./training/listeners.ts";
 export { train } from "./training/trainer.ts";
@@ -204,8 +209,15 @@ export async function mergeAdapter(options: MergeOptions): Promise<MergeResult> 
 
 /** How {@link generate} goes on from a prompt. */
 export interface GenerateOptions {
-  /** What the text goes on from. */
+  /** What the text goes on from; with a prompt format, what the user says. */
   readonly prompt: string;
+  /**
+   * How the prompt is written out and what ends the answer: a name such as `chat`, a template, or `plain` to go on from the
+   * prompt itself. Default: the format of the conversations that the adapter or the model learnt, where there were any; else plain.
+   */
+  readonly promptFormat?: string;
+  /** Comes before the user's words, where the format has a place for it. */
+  readonly system?: string;
   /** An adapter to read the model with. */
   readonly adapter?: Adapter;
   /** Tokens at most. Default: 256. */
@@ -222,7 +234,7 @@ export interface GenerateOptions {
 
 /**
  * Text that follows a prompt, piece by piece as it comes.
- * @throws RangeError for a temperature below 0, a topP outside (0, 1] or a count below 1
+ * @throws RangeError for a temperature below 0, a topP outside (0, 1], a count below 1 or an unknown prompt format
  */
 export async function* generate(model: Model, options: GenerateOptions): AsyncGenerator<string> {
   const { prompt, adapter, tokens = 256, temperature = 1, topP = 0.85, seed = 42, vocab } = options;
@@ -232,6 +244,8 @@ export async function* generate(model: Model, options: GenerateOptions): AsyncGe
     throw new RangeError(`The number of tokens must be a whole number of at least 1: it is ${tokens}`);
   }
   const { config, engine, file } = model;
+  const stored = adapter?.promptFormat ?? file.metadata.get(PROMPT_FORMAT);
+  const format = promptFormat(options.promptFormat ?? stored ?? "plain");
   const tokenizer = await chooseTokenizer({
     vocabulary: config.vocabulary,
     modelPath: file.path,
@@ -249,11 +263,15 @@ export async function* generate(model: Model, options: GenerateOptions): AsyncGe
     const decoder = streamDecoder(tokenizer);
     const sampling = { temperature, topP };
     const drawn = { count: tokens, sampling, uniform: () => draw.uniform() };
-    for await (const token of generateTokens(session, tokenizer.encode(prompt), drawn)) {
-      const text = decoder.push(token);
+    const given = tokenizer.encode(format.prompt(prompt, { system: options.system }));
+    const answer = new Answer(format.stops);
+    if (format.begun) yield format.begun;
+    for await (const token of generateTokens(session, given, drawn)) {
+      const text = answer.push(decoder.push(token));
       if (text) yield text;
+      if (answer.ended) return;
     }
-    const rest = decoder.end();
+    const rest = answer.push(decoder.end()) + answer.end();
     if (rest) yield rest;
   } finally {
     session.dispose();

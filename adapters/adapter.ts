@@ -37,6 +37,8 @@ export class Adapter {
     readonly overrides: ReadonlyMap<string, Settings> = new Map(),
     /** The linear layers that it sits on. */
     readonly targets: Targets = {},
+    /** How the conversations that it learnt were written, a name or a template, where there were any. */
+    readonly promptFormat?: string,
   ) {}
 
   /** The settings at a site. */
@@ -66,7 +68,15 @@ export class Adapter {
 
   /** The same adapter with other content. */
   withTensors(tensors: ReadonlyMap<string, HostTensor>): Adapter {
-    return new Adapter(this.method, this.settings, tensors, this.base, this.overrides, this.targets);
+    return new Adapter(
+      this.method,
+      this.settings,
+      tensors,
+      this.base,
+      this.overrides,
+      this.targets,
+      this.promptFormat,
+    );
   }
 }
 

@@ -16,13 +16,14 @@ const DESCRIPTION_VERSION = 1;
 
 /** Saves an adapter as `.pth` or safetensors, after the extension of the path. @throws if the path exists and `force` is not set */
 export function saveAdapter(adapter: Adapter, path: string, options: { force?: boolean } = {}): void {
-  const { method, settings, base, tensors, overrides, targets } = adapter;
+  const { method, settings, base, tensors, overrides, targets, promptFormat } = adapter;
   const description = JSON.stringify({
     version: DESCRIPTION_VERSION,
     method: method.name,
     settings,
     base,
     ...(overrides.size ? { overrides: Object.fromEntries(overrides) } : {}),
+    promptFormat,
     ...(Object.keys(targets).length ? { targets } : {}),
   });
   writeTensorFile(path, {
@@ -52,9 +53,9 @@ export function loadAdapter(path: string, hints: AdapterHints = {}): Adapter {
     const known = name.replace(/\.disha$/, ".bone");
     tensors.set(known, { shape, data: toFloat32(file.readBytes(name), dtype) });
   }
-  const { method, settings, base, overrides, targets = hints.targets } =
+  const { method, settings, base, overrides, targets = hints.targets, promptFormat } =
     described(file.metadata.get("wishbone"), path) ?? recognised(tensors, path, hints);
-  return new Adapter(method, settings, tensors, base, overrides, targets);
+  return new Adapter(method, settings, tensors, base, overrides, targets, promptFormat);
 }
 
 type Description = {
@@ -63,6 +64,7 @@ type Description = {
   base?: string;
   overrides?: ReadonlyMap<string, Settings>;
   targets?: Targets;
+  promptFormat?: string;
 };
 
 /** The description that a file carries, which may be anybody's; undefined where there is none. */
@@ -78,7 +80,7 @@ function described(text: string | undefined, path: string): Description | undefi
   const isObject = (value: unknown): value is Record<string, unknown> =>
     typeof value === "object" && value !== null && !Array.isArray(value);
   if (!isObject(description)) throw unusable("is not an object");
-  const { version, method, settings, base, overrides = {}, targets } = description;
+  const { version, method, settings, base, overrides = {}, targets, promptFormat } = description;
   if (version !== DESCRIPTION_VERSION) {
     throw unusable(`has version ${JSON.stringify(version)}, and this Wishbone reads ${DESCRIPTION_VERSION}`);
   }
@@ -96,6 +98,7 @@ function described(text: string | undefined, path: string): Description | undefi
     ),
     ...(typeof base === "string" && base ? { base } : {}),
     ...(targets ? { targets: targets as Targets } : {}),
+    ...(typeof promptFormat === "string" ? { promptFormat } : {}),
   };
 }
 

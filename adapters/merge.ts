@@ -14,6 +14,7 @@ import {
 import type { Engine } from "../kernels/engine.ts";
 import { linearSites, type ModelConfig, type Site, stateShapes } from "../rwkv/config.ts";
 import { Model, readModelConfig } from "../rwkv/model.ts";
+import { PROMPT_FORMAT } from "../rwkv/prompt_format.ts";
 import { Session } from "../rwkv/session.ts";
 import { type Adapter, AdapterError, checkFits } from "./adapter.ts";
 import type { AdapterMerge, Settings } from "./method.ts";
@@ -83,7 +84,10 @@ export function writeMerged(
       const merged = mergedWeight(adapter, site, weight);
       return merged === weight && !replaced ? base.readBytes(name) : fromFloat32(merged, dtype);
     },
-    metadata: base.metadata,
+    metadata: new Map([
+      ...base.metadata,
+      ...(adapter.promptFormat === undefined ? [] : [[PROMPT_FORMAT, adapter.promptFormat] as const]),
+    ]),
     force: options.force,
   });
 }

@@ -32,7 +32,6 @@ const NOT_NEEDED = {
   dataShuffle: any,
   chunkCtx: any,
   maskId: any,
-  sftField: any,
   sftSplit: any,
   loraLoad: any,
   loraR: any,
@@ -67,8 +66,6 @@ function onlyNumber(number: number, remedy?: string): Flag<string> {
 /** Accepted where they say what happens anyway. */
 const ONLY = {
   quant: only(["none"]),
-  dataload: only(["pad"]),
-  lossMask: only(["none", "pad"], "padding never counts"),
   optim: only(["none"], "AdamW is what there is"),
   optimizer: only(["none"], "AdamW is what there is"),
   trainType: only(["none"]),

@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { generate, loadAdapter, Model } from "../mod.ts";
+import { generate, loadAdapter, Model, PROMPT_FORMATS } from "../mod.ts";
+import { PROMPT_FORMAT } from "../rwkv/prompt_format.ts";
 import { chooseEngine } from "../kernels/engines/choose.ts";
 import { EXAMPLE } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
@@ -17,7 +18,14 @@ const USAGE = `Text that follows a prompt.
 const FLAGS = {
   loadModel: text("FILE", "model, .pth or .safetensors; without it the bundled one"),
   adapter: text("FILE", "adapter to use with it, unmerged"),
-  prompt: text("TEXT", "what the text begins with"),
+  prompt: text("TEXT", "what the text begins with, or what the user says"),
+  promptFormat: text(
+    "NAME",
+    `how the prompt is written out: ${
+      Object.keys(PROMPT_FORMATS).join(", ")
+    }, or a template; without it, as adapter or model were taught`,
+  ),
+  system: text("TEXT", "comes before the user's words"),
   tokens: whole("tokens at most"),
   temperature: real("0 takes the likeliest token every time"),
   topP: real("draw from the fewest likeliest tokens that hold this share"),
@@ -55,13 +63,18 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   using model = Model.load(loadModel, engine);
   const pieces = generate(model, { ...options, ...(adapter ? { adapter } : {}) });
   const write = writer();
-  let shown = options.prompt;
+  const stored = adapter?.promptFormat ?? model.file.metadata.get(PROMPT_FORMAT);
+  const isPlain = (options.promptFormat ?? stored ?? "plain") === "plain";
+  if (!isPlain && options.promptFormat === undefined) console.error(`Prompt format: ${stored}`);
+  // Of a conversation the answer is shown, of a text all.
+  const before = isPlain ? options.prompt : undefined;
+  let isFirst = true;
   for await (const piece of pieces) {
     work.begun = true;
-    write(shown + piece);
-    shown = "";
+    write(isFirst ? before === undefined ? piece.trimStart() : before + piece : piece);
+    if (before !== undefined || piece.trim() !== "") isFirst = false;
   }
-  write(shown + "\n");
+  write((isFirst ? before ?? "" : "") + "\n");
   engine.dispose();
   return 0;
 }

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { BoneConfig, LoraConfig, TrainOptions } from "../mod.ts";
+import { type BoneConfig, type LoraConfig, PROMPT_FORMATS, type TrainOptions } from "../mod.ts";
 import { settle } from "../training/options.ts";
 import {
   choice,
@@ -43,9 +43,28 @@ export const MODEL = {
 export const FILES = {
   dataFile: text(
     "FILE",
-    'text to learn: .jsonl with {"text": …} a line, or plain text; without it, for the bundled model, the bundled one',
+    "text to learn: .jsonl, .csv, .parquet, plain text, binidx, or a folder of these; without it, for the bundled model, the bundled one",
   ),
-  dataType: choice(["auto", "utf-8", "jsonl"], "how to read it; auto goes by its extension"),
+  dataType: choice(
+    ["auto", "utf-8", "jsonl", "csv", "parquet", "binidx", "sft"],
+    "how to read it; auto and sft go by extensions",
+  ),
+  sftField: list("fields of a record: text or messages; prompt and answer; or instruction, input and output"),
+  promptFormat: text(
+    "NAME",
+    `how conversations are written: ${
+      Object.keys(PROMPT_FORMATS).join(", ")
+    }, or a template such as 'Q: {prompt}\\nA: {response}'; auto is instruction for instructions and chat for the rest`,
+  ),
+  lossMask: choice(
+    ["auto", "none", "pad", "qa"],
+    "what is learnt: auto, of conversations the answers and of a text all; none and pad, all; qa, answers, in text those after Assistant: and Response:",
+    "se never worked in RWKV-PEFT",
+  ),
+  dataload: choice(
+    ["pad", "pack", "get", "only"],
+    "rows of a batch: pad, one document each, longer ones cut into several; pack, as many documents as fit, kept apart; get, slices of raw text; only, the beginning of each document",
+  ),
   projDir: text("FOLDER", "run folder, must be new; without it the next free of runs/bone, runs/bone-2, …"),
   force: toggle("replace an existing run folder"),
   resume: text(
@@ -53,7 +72,18 @@ export const FILES = {
     "go on with a run that was stopped, or with the checkpoint named; everything else then comes from it",
   ),
   vocab: text("FILE", "World vocabulary; without it, rwkv_vocab_v20230424.txt beside the model"),
-} satisfies FlagsFor<"dataFile" | "dataType" | "projDir" | "force" | "resume" | "vocab">;
+} satisfies FlagsFor<
+  | "dataFile"
+  | "dataType"
+  | "sftField"
+  | "promptFormat"
+  | "lossMask"
+  | "dataload"
+  | "projDir"
+  | "force"
+  | "resume"
+  | "vocab"
+>;
 
 /** The method and what trains. */
 export const METHOD = {

@@ -8,6 +8,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { bytesTokenizer } from "../rwkv/tokenizer/bytes.ts";
 import { Batches } from "../training/data/batches.ts";
+import { CONTEXT } from "../training/data/document.ts";
 import { readDocuments } from "../training/data/documents.ts";
 import { permutation, random, shuffle } from "../training/data/random.ts";
 import { splitHeldOut } from "../training/data/split.ts";
@@ -153,10 +154,14 @@ Deno.test("readDocuments() takes the format that was named over the file's endin
 for (
   const [what, line, message] of [
     ["broken JSON", `{"text": "a`, /a\.jsonl:3: the line is not JSON \(/],
-    ["no text", `{"prompt": "a", "b": 1}`, /a\.jsonl:3: "text" is missing, found "prompt", "b"$/],
+    [
+      "no text",
+      `{"prompt": "a", "b": 1}`,
+      /a\.jsonl:3: expected "text", "messages", .*, found "prompt", "b"$/,
+    ],
     ["a number as text", `{"text": 5}`, /a\.jsonl:3: "text" must be a string, found a number$/],
     ["null as text", `{"text": null}`, /a\.jsonl:3: "text" must be a string, found null$/],
-    ["an inherited key only", `{"toString": "a"}`, /a\.jsonl:3: "text" is missing/],
+    ["an inherited key only", `{"toString": "a"}`, /a\.jsonl:3: expected "text", .*, found "toString"$/],
     ["a bare string", `"text"`, /a\.jsonl:3: expected \{"text": "\.\.\."\}, found a string$/],
     ["an array", `["text"]`, /a\.jsonl:3: expected .* found an array$/],
     ["half a surrogate pair", `{"text": "\\ud83d"}`, /a\.jsonl:3: "text" holds half of a surrogate pair$/],
@@ -190,7 +195,7 @@ Deno.test("readDocuments() shows the first ten bad lines and counts the rest", a
   const [head, ...shown] = error.message.split("\n");
   assert.match(head, /^Cannot read 15 of the 30 lines of .*a\.jsonl:$/);
   assert.equal(shown.length, 11);
-  assert.match(shown[0], /a\.jsonl:2: "text" is missing, found "txt"$/);
+  assert.match(shown[0], /a\.jsonl:2: expected "text", .*, found "txt"$/);
   assert.match(shown[9], /a\.jsonl:20: /);
   assert.equal(shown[10], "  and 5 more");
 });
@@ -214,7 +219,10 @@ Deno.test("readDocuments() refuses what holds no text, in one sentence", async (
     readDocuments(absent, bytes),
     /Cannot read the data file .*file\.jsonl: there is no such file$/,
   );
-  await assert.rejects(readDocuments(".", bytes), /Cannot read the data file \.: it is a folder/);
+  await assert.rejects(
+    readDocuments("docs", bytes),
+    /Cannot read the data folder docs: none of its 1 files is \.jsonl/,
+  );
 });
 
 // Windows
@@ -340,6 +348,89 @@ Deno.test("Batches refuses sizes and indices that make no sense, and documents w
     /None of the 2 documents/,
   );
   for (const index of [-1, 0.5, NaN]) assert.throws(() => new Batches(options).at(index), RangeError);
+});
+
+/** For each target that counts, in every row of an epoch: what a model may use to predict it, and the target. */
+function contextsOf(batches: Batches, ctxLen: number, epoch = 0): [number[], number][] {
+  const contexts: [number[], number][] = [];
+  for (let i = 0; i < batches.batchesPerEpoch; i++) {
+    const { inputs, targets, mask, keep } = batches.at(epoch * batches.batchesPerEpoch + i);
+    let seen: number[] = [];
+    inputs.forEach((input, at) => {
+      if (at % ctxLen === 0 || keep?.[at] === 0) seen = [];
+      seen = [...seen, input];
+      if (mask[at]) contexts.push([seen, targets[at]]);
+    });
+  }
+  return contexts.sort(([, a], [, b]) => a - b);
+}
+
+Deno.test("Batches + pack: every target in the same context as with a row to each document, in far fewer rows", () => {
+  const documents = distinctDocuments(3, 2, 9, 1, 5, 4, 30, 2, 7, 6, 3, 2);
+  documents[2] = documents[2].map((word, i) => i < 4 ? word | CONTEXT : word);
+  const options = { documents, ctxLen: 8, microBsz: 2, seed: 3 };
+  const padded = new Batches(options), packed = new Batches({ ...options, dataload: "pack" });
+  assert.deepEqual(contextsOf(packed, 8), contextsOf(padded, 8));
+  assert.deepEqual([packed.tokensPerEpoch, packed.cut, packed.skipped], [padded.tokensPerEpoch, 1, 1]);
+  assert.ok(packed.windows <= 9 && padded.windows === 14, `${packed.windows} rows for ${padded.windows}`);
+  assert.ok(packed.filled > 0.8 && padded.filled < 0.6);
+  assert.deepEqual(packed.at(1), new Batches({ ...options, dataload: "pack" }).at(1));
+});
+
+Deno.test("Batches + pack keeps a hundred thousand short documents together without delay", () => {
+  const documents = Array.from({ length: 100_000 }, (_, i) => new Uint32Array(2 + i % 40).fill(1));
+  const { filled } = new Batches({ documents, ctxLen: 256, microBsz: 8, seed: 1, dataload: "pack" });
+  assert.ok(filled > 0.99, `${filled}`);
+});
+
+Deno.test("Batches + only takes the beginning of each document and counts what it leaves out", () => {
+  const batches = new Batches({
+    documents: distinctDocuments(4, 20, 9, 1),
+    ctxLen: 8,
+    microBsz: 4,
+    seed: 1,
+    shuffle: false,
+    dataload: "only",
+  });
+  assert.deepEqual(
+    pairsOf(batches, 0).map(([, target]) => target),
+    [2, 3, 4, ...ascending(8).map((i) => i + 6), ...ascending(8).map((i) => i + 26)],
+  );
+  assert.deepEqual([batches.windows, batches.cut, batches.dropped, batches.skipped], [3, 1, 11, 1]);
+});
+
+Deno.test("Batches + get slices all documents joined, from another place each epoch, every token once", () => {
+  const documents = distinctDocuments(5, 30, 1, 11), total = 47;
+  const batches = new Batches({ documents, ctxLen: 8, microBsz: 2, seed: 1, dataload: "get" });
+  const starts = ascending(4).map((epoch) => {
+    const pairs = pairsOf(batches, epoch);
+    assert.deepEqual(
+      pairs.map(([, target]) => target).sort((a, b) => a - b),
+      ascending(total).map((i) => i + 1),
+    );
+    for (const [input, target] of pairs) assert.equal(target, input % total + 1);
+    const rows = ascending(batches.batchesPerEpoch).flatMap((i) => {
+      const { inputs } = batches.at(epoch * batches.batchesPerEpoch + i);
+      return [inputs[0], inputs[8]].filter((input) => input > 0);
+    });
+    return rows.map((start) => start % 8).sort().join();
+  });
+  assert.equal(batches.tokensPerEpoch, total);
+  assert.ok(new Set(starts).size > 1, "epochs cut at the same places");
+  const masked = [Uint32Array.of(1, 2 | CONTEXT, 3)];
+  assert.throws(
+    () => new Batches({ documents: masked, ctxLen: 8, microBsz: 2, seed: 1, dataload: "get" }),
+    /--dataload get takes slices of raw text/,
+  );
+});
+
+Deno.test("Batches + context: it is read and no target, and windows of nothing else are left out", () => {
+  const words = Uint32Array.from(ascending(12), (i) => i < 7 || i === 9 ? i + 1 | CONTEXT : i + 1);
+  const batches = new Batches({ documents: [words], ctxLen: 3, microBsz: 1, seed: 0, shuffle: false });
+  assert.equal(batches.windows, 2);
+  const { inputs, targets, mask, counted } = batches.at(0);
+  assert.deepEqual([[...inputs], [...targets], [...mask], counted], [[7, 8, 9], [8, 9, 0], [1, 1, 0], 2]);
+  assert.equal(batches.tokensPerEpoch, 4);
 });
 
 // The held-out split

@@ -201,18 +201,18 @@ Deno.test("RWKV-PEFT's flags whose other values are not supported say what there
     RUN_BONE,
   );
   refuses(
-    ["--dataload", "get"],
-    '--dataload must be pad: it is "get", and nothing else is supported yet',
+    ["--dataload", "all"],
+    '--dataload must be one of pad, pack, get, only: it is "all"',
     RUN_BONE,
   );
   refuses(
-    ["--loss_mask", "qa"],
-    '--loss_mask must be one of none, pad: it is "qa", and padding never counts',
+    ["--loss_mask", "se"],
+    '--loss_mask must be one of auto, none, pad, qa: it is "se", and se never worked in RWKV-PEFT',
     RUN_BONE,
   );
   refuses(
-    ["--data_type", "binidx"],
-    '--data_type must be one of auto, utf-8, jsonl: it is "binidx"',
+    ["--data_type", "numpy"],
+    '--data_type must be one of auto, utf-8, jsonl, csv, parquet, binidx, sft: it is "numpy"',
     RUN_BONE,
   );
   refuses(

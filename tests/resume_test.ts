@@ -119,6 +119,12 @@ const RESUMED: { name: string; options: TrainOptions; whole: number; stops: numb
       whole: WHOLE,
       stops: [[3]],
     },
+    {
+      name: "documents packed into rows",
+      options: { dataload: "pack", epochSteps: EPOCH },
+      whole: WHOLE,
+      stops: [[1], [EPOCH, EPOCH + 1]],
+    },
     { name: "every weight", options: { peft: "none" }, whole: WHOLE, stops: [[1], [EPOCH], [3, 6]] },
     {
       name: "bone, on webgpu",

@@ -14,6 +14,7 @@ import type { Engine } from "../kernels/engine.ts";
 import { sizeOf } from "../kernels/graph.ts";
 import { generateTokens } from "../rwkv/generate.ts";
 import type { Model } from "../rwkv/model.ts";
+import { PROMPT_FORMAT } from "../rwkv/prompt_format.ts";
 import { Session } from "../rwkv/session.ts";
 import type { Tokenizer } from "../rwkv/tokenizer/tokenizer.ts";
 import { random } from "./data/random.ts";
@@ -39,6 +40,8 @@ export class Learner {
     method: AdapterMethod | undefined,
     { tensors }: Start,
     readonly settings: TrainSettings,
+    /** How the conversations that it learns are written, where there are any. */
+    readonly promptFormat?: string,
   ) {
     this.#adapter = method &&
       new Adapter(
@@ -47,6 +50,8 @@ export class Learner {
         tensors.tensors,
         model.fingerprint,
         (tensors as Adapter).overrides,
+        (tensors as Adapter).targets,
+        promptFormat ?? (tensors as Adapter).promptFormat,
       );
     this.trainables = new Trainables(tensors, model.config, model.engine, {
       layerwise: settings.layerwiseLr,
@@ -57,6 +62,7 @@ export class Learner {
       trainables: this.trainables,
       B: settings.microBsz,
       T: settings.ctxLen,
+      packed: settings.dataload === "pack",
       recompute: settings.gradCp,
       l2: settings.l2wrap ? L2WRAP : 0,
     });
@@ -123,6 +129,10 @@ export class Learner {
         const trained = tensors.get(name);
         return trained ? fromFloat32(trained.data, dtype) : file.readBytes(name);
       },
+      metadata: new Map([
+        ...file.metadata,
+        ...(this.promptFormat === undefined ? [] : [[PROMPT_FORMAT, this.promptFormat] as const]),
+      ]),
       force: true,
     });
     return path;

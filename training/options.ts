@@ -6,6 +6,10 @@
 import { fileURLToPath } from "node:url";
 import { DEFAULT_RANK } from "../adapters/bone/bone.ts";
 import type { EngineChoice } from "../kernels/engines/choose.ts";
+import { promptFormat } from "../rwkv/prompt_format.ts";
+import type { LossMask } from "./data/documents.ts";
+import type { DataType } from "./data/files.ts";
+import type { Dataload } from "./data/rows.ts";
 import type { Schedule } from "./schedule.ts";
 
 /** Bone's settings as RWKV-PEFT writes them. */
@@ -38,8 +42,16 @@ export interface TrainOptions {
   projDir?: string;
   /** Training text. Default: the bundled one. */
   dataFile?: string;
-  /** How the text is read; "auto" goes by the extension. */
-  dataType?: "auto" | "utf-8" | "jsonl";
+  /** How files are read; "auto" goes by their extensions, and "sft" is the same. */
+  dataType?: DataType;
+  /** Fields of a record: one of text or messages, two of prompt and answer, or three of instruction, input and output. */
+  sftField?: readonly string[];
+  /** How conversations are written: a name, a template, or "auto". */
+  promptFormat?: string;
+  /** What counts: "auto" is the answers of conversations and all of a text. */
+  lossMask?: LossMask;
+  /** How documents come into the rows of a batch. */
+  dataload?: Dataload;
   /** World vocabulary file. Default: beside the model. */
   vocab?: string;
   /** T, tokens of a sample. */
@@ -132,7 +144,8 @@ type Unset =
   | "peftConfig"
   | "evalFile"
   | "evalSteps"
-  | "earlyStop";
+  | "earlyStop"
+  | "sftField";
 
 /** Options that do not fit each other: one sentence. */
 export class OptionError extends Error {
@@ -149,6 +162,9 @@ export const EXAMPLE = {
 /** RWKV-PEFT's values, for a person's own model and text. */
 const DEFAULTS = {
   dataType: "auto",
+  promptFormat: "auto",
+  lossMask: "auto",
+  dataload: "pad",
   ctxLen: 1024,
   microBsz: 8,
   accumulateGradBatches: 1,
@@ -224,6 +240,7 @@ export function settle(options: TrainOptions, freeFolder: () => string): TrainSe
     throw new OptionError(`Unknown bone_mode "${boneConfig.bone_mode}" in --bone_config: there is bone`);
   }
   check(settings);
+  checkData(settings);
   const { resume: _resume, force: _force, ...rest } = settings;
   return rest;
 }
@@ -274,6 +291,21 @@ function check(settings: TrainSettings): void {
 /** The texts that samples begin with. */
 export function promptsOf({ samplePrompt }: Pick<TrainSettings, "samplePrompt">): string[] {
   return [samplePrompt].flat().filter((prompt) => prompt !== "");
+}
+
+function checkData({ sftField, promptFormat: format }: TrainSettings): void {
+  if (sftField && !(sftField.length >= 1 && sftField.length <= 3)) {
+    throw new OptionError(
+      `--sft_field names one field (text or messages), two (prompt, answer) or three (instruction, input, output): ` +
+        `it has ${sftField.length}`,
+    );
+  }
+  if (format === "auto") return;
+  try {
+    promptFormat(format);
+  } catch (error) {
+    throw new OptionError((error as Error).message);
+  }
 }
 
 /** The flag of an option: ctxLen is --ctx_len. */

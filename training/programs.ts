@@ -34,6 +34,8 @@ export interface ProgramOptions {
   readonly trainables: Trainables;
   readonly B: number;
   readonly T: number;
+  /** Whether documents share rows. */
+  readonly packed?: boolean;
   readonly recompute: boolean;
   /** Strength of L2Wrap. */
   readonly l2: number;
@@ -47,6 +49,8 @@ export class Programs {
   readonly #inputs: Variable;
   readonly #targets: Variable;
   readonly #weights: Variable;
+  /** Undefined where each row is one document. */
+  readonly #keep: Variable | undefined;
   readonly #settings = new Variable("optimizer settings", [ADAMW_SETTINGS.length]);
   readonly #sum = new Variable("loss so far", [1]);
   readonly #report: { whole: Variable; parts: Variable[] };
@@ -58,6 +62,7 @@ export class Programs {
     this.#inputs = new Variable("inputs", [B * T, 1], "i32");
     this.#targets = new Variable("targets", [B * T, 1], "i32");
     this.#weights = new Variable("target weights", [B * T, 1]);
+    this.#keep = options.packed ? new Variable("keep", [B * T, 1]) : undefined;
     this.#report = Variable.pack("report", [{ name: "loss", shape: [1] }, {
       name: "gradient norm",
       shape: [1],
@@ -71,7 +76,11 @@ export class Programs {
     const graph = new Graph();
     const variables = trainables.parameters;
     const wiring = adapter ? wireAdapter(graph, model, { adapter, variables }) : model.wire(graph, variables);
-    const { hidden } = forwardV7(wiring, graph.use(this.#inputs), { T, recompute });
+    const { hidden } = forwardV7(wiring, graph.use(this.#inputs), {
+      T,
+      recompute,
+      keep: this.#keep && graph.use(this.#keep),
+    });
     const loss = linearCrossEntropy(
       graph,
       hidden,
@@ -114,7 +123,8 @@ export class Programs {
 
   /** The variables that are not the trainables'. */
   get #variables(): Variable[] {
-    return [this.#inputs, this.#targets, this.#weights, this.#settings, this.#sum, this.#report.whole];
+    const fed = [this.#inputs, this.#targets, this.#weights, ...(this.#keep ? [this.#keep] : [])];
+    return [...fed, this.#settings, this.#sum, this.#report.whole];
   }
 
   /** Makes the programs ready. */
@@ -126,6 +136,9 @@ export class Programs {
       this.#engine.write(this.#inputs, batch.inputs);
       this.#engine.write(this.#targets, batch.targets);
       this.#engine.write(this.#weights, batch.mask.map((counted) => counted * (lossScale(total) / total)));
+      if (this.#keep) {
+        this.#engine.write(this.#keep, batch.keep ?? new Float32Array(batch.mask.length).fill(1));
+      }
     };
     let scale = 1;
     const report = async () => {

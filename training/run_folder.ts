@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { removeLeftovers } from "./checkpoint.ts";
@@ -22,7 +21,7 @@ export interface RunConfig {
   readonly settings: TrainSettings;
   /** Fingerprint of the base model. */
   readonly model: string;
-  /** SHA-256 of the text file. */
+  /** SHA-256 of the text. */
   readonly data: string;
 }
 
@@ -147,14 +146,4 @@ export function requireSameInputs(previous: RunConfig, now: RunConfig, run: stri
       `Cannot resume ${run}: the text ${now.settings.dataFile} has changed since it began`,
     );
   }
-}
-
-/** SHA-256 of a file, in hexadecimal. */
-export function fileDigest(path: string): string {
-  using file = Deno.openSync(path);
-  const hash = createHash("sha256"), block = new Uint8Array(1 << 20);
-  for (let count = file.readSync(block); count !== null; count = file.readSync(block)) {
-    hash.update(block.subarray(0, count));
-  }
-  return hash.digest("hex");
 }

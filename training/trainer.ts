@@ -11,6 +11,7 @@ import { writeFileAtomic } from "../formats/atomic.ts";
 import { chooseEngine } from "../kernels/engines/choose.ts";
 import { Model } from "../rwkv/model.ts";
 import { listCheckpoints, loadNewest, resumePoint } from "./checkpoint.ts";
+import { dataDigest } from "./data/files.ts";
 import { readText, type Text } from "./data/text.ts";
 import { Learner } from "./learner.ts";
 import type { TrainListeners, TrainResult } from "./listeners.ts";
@@ -21,7 +22,6 @@ import { OptionError, settle, type TrainOptions } from "./options.ts";
 import type { LoadedPrograms } from "./programs.ts";
 import {
   emptyRun,
-  fileDigest,
   freeFolder,
   holdRun,
   placed,
@@ -74,10 +74,10 @@ export async function train(
       version: RUN_VERSION,
       settings: placed(settings),
       model: model.fingerprint,
-      data: fileDigest(settings.dataFile),
+      data: dataDigest(settings.dataFile, settings.dataType),
     };
     if (previous) requireSameInputs(previous, config, projDir);
-    const learner = new Learner(model, method, start, settings);
+    const learner = new Learner(model, method, start, settings, text.promptFormat);
     onMessage(learner.describe());
     onMessage(requireMemory(learner));
     onPhase?.("preparing the programs");

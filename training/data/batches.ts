@@ -1,30 +1,33 @@
 /**
  * Micro-batches as a pure function of their index, so that a resumed run needs only the index.
  *
- * Each epoch passes over all windows once, in an order of its own that (seed, epoch) fixes. The last batch
- * of an epoch may have empty rows: an epoch never borrows windows from the next.
+ * Each epoch passes over all rows once, in an order of its own that (seed, epoch) fixes. The last batch
+ * of an epoch may have empty rows: an epoch never borrows rows from the next.
  *
  * @module
  */
 
+import { CONTEXT, tokenOf } from "./document.ts";
 import { permutation } from "./random.ts";
-import { cutWindows, type Windows } from "./windows.ts";
+import { type Dataload, packedRows, paddedRows, type Piece, type Rows, slicedRows } from "./rows.ts";
 
 /** One micro-batch of B rows and T positions; all arrays are [B, T], row by row. */
 export interface Batch {
   /** The tokens that the model reads; 0 where there is none. */
   inputs: Int32Array;
-  /** The token that follows each input; 0 where there is none. */
+  /** The token that follows each input; 0 where it does not count. */
   targets: Int32Array;
-  /** 1 where there is a target, 0 where the row is padding; padding is always on the right. */
+  /** 1 where there is a target, 0 where the row is context or padding; padding is always on the right. */
   mask: Float32Array;
+  /** Where documents share rows: 0 at the first token of each, else 1. */
+  keep?: Float32Array | undefined;
   /** The number of targets, the sum of the mask: the loss is divided by it. */
   counted: number;
 }
 
 /** What {@linkcode Batches} is made from. */
 export interface BatchesOptions {
-  /** Token ids; a document's tokens after the first are its targets. */
+  /** Words of tokens; what is no context after the first is a target. */
   documents: readonly Uint32Array[];
   /** T, the positions of a row. */
   ctxLen: number;
@@ -32,13 +35,15 @@ export interface BatchesOptions {
   microBsz: number;
   /** Fixes the order of every epoch. */
   seed: number;
-  /** Whether each epoch has an order of its own; else windows come in the order of the documents. */
+  /** Whether each epoch has an order of its own; else rows come in the order of the documents. */
   shuffle?: boolean | undefined;
+  /** How documents come into rows; `pad` without it. */
+  dataload?: Dataload | undefined;
 }
 
 /** The micro-batches of a set of documents, over any number of epochs. */
 export class Batches {
-  /** Windows, and so rows, of one epoch. */
+  /** Rows of one epoch: windows of documents, where each has a row of its own. */
   readonly windows: number;
   /** Micro-batches of one epoch, the last perhaps not full. */
   readonly batchesPerEpoch: number;
@@ -46,29 +51,38 @@ export class Batches {
   readonly tokensPerEpoch: number;
   /** Documents of fewer than two tokens, which are in no batch. */
   readonly skipped: number;
+  /** Documents that are longer than a row, and so are cut. */
+  readonly cut: number;
+  /** Tokens that are in no batch, as `only` takes the beginnings of documents. */
+  readonly dropped: number;
+  /** The share of all positions that hold an input; the rest is padding. */
+  readonly filled: number;
 
   readonly #options: BatchesOptions;
-  readonly #windows: Windows;
+  readonly #rows: Rows;
   /** The order of one epoch; another epoch's is computed again when it is asked for. */
-  #order: { epoch: number; windows: Uint32Array } = { epoch: -1, windows: new Uint32Array(0) };
+  #order: { epoch: number; rows: Uint32Array } = { epoch: -1, rows: new Uint32Array(0) };
 
-  /** @throws {RangeError} when a size is not positive or no document has two tokens. */
+  /** @throws {RangeError} when a size is not positive or no document has a target. */
   constructor(options: BatchesOptions) {
     const { documents, ctxLen, microBsz } = options;
     if (!Number.isInteger(microBsz) || microBsz < 1) {
       throw new RangeError(`micro_bsz is ${microBsz} but must be a whole number of at least 1`);
     }
     this.#options = options;
-    this.#windows = cutWindows(documents, ctxLen);
-    if (this.#windows.count === 0) {
+    this.#rows = rowsOf(options);
+    if (this.#rows.count === 0) {
       throw new RangeError(
         `None of the ${documents.length} documents has two tokens, so there is nothing to learn`,
       );
     }
-    this.windows = this.#windows.count;
+    this.windows = this.#rows.count;
     this.batchesPerEpoch = Math.ceil(this.windows / microBsz);
-    this.tokensPerEpoch = this.#windows.targets;
-    this.skipped = this.#windows.skipped;
+    this.tokensPerEpoch = this.#rows.targets;
+    this.skipped = this.#rows.skipped;
+    this.cut = this.#rows.cut;
+    this.dropped = this.#rows.dropped;
+    this.filled = this.#rows.filled / (this.batchesPerEpoch * microBsz * ctxLen);
   }
 
   /**
@@ -81,35 +95,62 @@ export class Batches {
     if (!Number.isSafeInteger(index) || index < 0) {
       throw new RangeError(`A batch has a whole number of at least 0 as its index, not ${index}`);
     }
-    const { documents, ctxLen: T, microBsz: B } = this.#options;
-    const { document, start, length } = this.#windows;
-    const order = this.#orderOf(Math.floor(index / this.batchesPerEpoch));
+    const { ctxLen: T, microBsz: B, dataload } = this.#options;
+    const epoch = Math.floor(index / this.batchesPerEpoch);
     const from = (index % this.batchesPerEpoch) * B;
-
-    const inputs = new Int32Array(B * T);
-    const targets = new Int32Array(B * T);
-    const mask = new Float32Array(B * T);
-    let counted = 0;
-    order.subarray(from, from + B).forEach((window, row) => {
-      const first = start[window];
-      const last = first + length[window] - 1;
-      const tokens = documents[document[window]];
-      inputs.set(tokens.subarray(first, last), row * T);
-      targets.set(tokens.subarray(first + 1, last + 1), row * T);
-      mask.fill(1, row * T, row * T + last - first);
-      counted += last - first;
+    const batch: Batch = {
+      inputs: new Int32Array(B * T),
+      targets: new Int32Array(B * T),
+      mask: new Float32Array(B * T),
+      keep: dataload === "pack" ? new Float32Array(B * T).fill(1) : undefined,
+      counted: 0,
+    };
+    this.#orderOf(epoch).subarray(from, from + B).forEach((row, b) => {
+      const pieces = this.#rows.pieces(epoch, row);
+      if (dataload === "get") this.#writeRow(batch, b * T, pieces);
+      else pieces.reduce((at, piece) => (this.#writeRow(batch, at, [piece]), at + piece.length - 1), b * T);
     });
-    return { inputs, targets, mask, counted };
+    return batch;
+  }
+
+  /** Writes pieces, joined, as inputs and targets from position `at`. */
+  #writeRow(batch: Batch, at: number, pieces: readonly Piece[]): void {
+    const { documents } = this.#options;
+    const { inputs, targets, mask, keep } = batch;
+    if (keep) keep[at] = 0;
+    let position = at;
+    pieces.forEach(({ document, start, length }, i) => {
+      for (let k = 0; k < length; k++, position++) {
+        const word = documents[document]![start + k]!;
+        const isLast = i + 1 === pieces.length && k + 1 === length;
+        if (!isLast) inputs[position] = tokenOf(word);
+        if (position === at || word >= CONTEXT) continue;
+        targets[position - 1] = word;
+        mask[position - 1] = 1;
+        batch.counted++;
+      }
+    });
   }
 
   #orderOf(epoch: number): Uint32Array {
     if (this.#order.epoch !== epoch) {
       const { seed, shuffle = true } = this.#options;
-      const windows = shuffle
+      const rows = shuffle
         ? permutation(this.windows, seed, `epoch ${epoch}`)
         : Uint32Array.from({ length: this.windows }, (_, i) => i);
-      this.#order = { epoch, windows };
+      this.#order = { epoch, rows };
     }
-    return this.#order.windows;
+    return this.#order.rows;
   }
+}
+
+function rowsOf({ documents, ctxLen, seed, dataload = "pad" }: BatchesOptions): Rows {
+  if (dataload === "pack") return packedRows(documents, ctxLen, seed);
+  if (dataload !== "get") return paddedRows(documents, ctxLen, dataload === "only");
+  if (documents.some((document) => document.some((word) => word >= CONTEXT))) {
+    throw new RangeError(
+      "--dataload get takes slices of raw text, where everything is learnt: load conversations with pad or pack",
+    );
+  }
+  return slicedRows(documents, ctxLen, seed);
 }

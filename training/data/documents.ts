@@ -1,274 +1,225 @@
 /**
- * Reads training text and turns it into token ids.
+ * Reads a data set and turns it into documents of token ids.
  *
- * A plain text file is one document. In a `.jsonl` file each line `{"text": "..."}` is one. Every document
- * ends with the tokenizer's end-of-text token, so that a model learns where texts end. What is done to the
- * text, and nothing else: a byte order mark at the start is dropped; in plain text CRLF becomes LF (an
- * editor put it there, the models were trained on LF; the count is in the summary). Text inside JSON
- * strings is taken exactly as it is written. Text that is not valid UTF-8 is refused, never repaired.
- *
- * A `.jsonl` file is read in blocks, so only its tokens are held (four bytes each); plain text is read whole.
+ * A plain text file is one document; a record of a jsonl, CSV or Parquet file is one; a folder gives those of all its files. Every
+ * document ends with the tokenizer's end-of-text token, so that a model learns where texts end. Conversations are written out
+ * in a prompt format, and only their answers are targets unless something else is asked for. Text is taken as it is written, but
+ * that plain text loses its byte order mark and CRLF becomes LF; text that is not valid UTF-8 is refused, never repaired. Nothing is
+ * dropped without being counted in the summary.
  *
  * @module
  */
-
+import { type PromptFormat, promptFormat } from "../../rwkv/prompt_format.ts";
 import type { Tokenizer } from "../../rwkv/tokenizer/tokenizer.ts";
+import { onlyAnswers } from "./answers.ts";
+import { readBinidx } from "./binidx.ts";
+import { countTargets, encodeDocument, withoutContext } from "./document.ts";
+import { type Example, exampleOf } from "./examples.ts";
+import { type DataFile, dataFiles, type DataType, pathsOf } from "./files.ts";
+import type { Row } from "./read/row.ts";
+import { readCsv, readParquet } from "./read/tables.ts";
+import { readJsonLines, readText } from "./read/text.ts";
+
+/** What counts as a target; padding never does. */
+export type LossMask = "auto" | "none" | "pad" | "qa";
 
 /** Options of {@linkcode readDocuments}. */
 export interface ReadDocumentsOptions {
-  /** The format; `auto`, the default, takes `.jsonl` and `.ndjson` for jsonl and the rest for plain text. */
-  dataType?: "utf-8" | "jsonl" | "auto" | undefined;
+  /** How files are read; `auto`, the default, goes by their extensions. */
+  dataType?: DataType | undefined;
+  /** The fields of a record: one of text or messages, two of prompt and answer, or three of instruction, input and output. */
+  sftField?: readonly string[] | undefined;
+  /** How conversations are written; `auto`, the default, is `instruction` for instructions and `chat` for the rest. */
+  promptFormat?: string | undefined;
+  /**
+   * Targets: `auto`, the default, the answers of conversations and all of a text; `none` and `pad` everything; `qa` only answers,
+   * in plain text those after `Assistant:` and `Response:`.
+   */
+  lossMask?: LossMask | undefined;
 }
 
-/** What was found in a data file. */
+/** What was found in a data set. */
 export interface DocumentsSummary {
-  /** The file as it was named. */
+  /** The file or folder as it was named. */
   path: string;
-  /** How it was read. */
-  dataType: "utf-8" | "jsonl";
-  /** Its size in bytes. */
+  /** How its files were read, with commas between where they differ. */
+  dataType: string;
+  /** Files read. */
+  files: number;
+  /** Files of a folder that no reader is for. */
+  passedOver: readonly string[];
+  /** Size of the files in bytes. */
   bytes: number;
   /** The number of documents. */
   documents: number;
   /** Tokens of all documents, with one end-of-text token each. */
   tokens: number;
-  /** Lines of a jsonl file that were blank and passed over. */
+  /** Tokens that are targets. */
+  targets: number;
+  /** Records without any target, such as conversations without an answer, which are left out. */
+  skipped: number;
+  /** Lines of jsonl files that were blank and passed over. */
   blankLines: number;
-  /** CRLF line ends of a plain text file that became LF. */
+  /** CRLF line ends of plain text files that became LF. */
   crlf: number;
+  /** Turns in which blank lines, which would end a turn, became line ends. */
+  normalised: number;
+  /** Answers whose reasoning the prompt format has no place for. */
+  withoutReasoning: number;
+  /** The prompt format that most conversations were written in; undefined where there are none. */
+  promptFormat: string | undefined;
 }
 
 /** Token ids, one array a document, and what was found. */
 export interface Documents {
-  /** Each ends with the end-of-text token. */
+  /** Each ends with the end-of-text token; words as `document.ts` has them. */
   documents: Uint32Array[];
-  /** What was found in the file. */
+  /** What was found. */
   summary: DocumentsSummary;
 }
 
-const LF = 0x0a;
-const CR = 0x0d;
-const BLOCK_BYTES = 1 << 20;
 const SHOWN_ERRORS = 10;
 
 /**
- * Reads the documents of a data file and encodes them.
+ * Reads the documents of a file or a folder and encodes them.
  *
- * @param path a plain text or `.jsonl` file, in UTF-8
- * @throws {Error} one sentence that names the file, and the line where there is one; for a jsonl file with
- * several bad lines, the first ten of them and a count.
+ * @throws {Error} one sentence that names the file, and the line where there is one; for a file with several bad records, the
+ * first ten of them and a count.
  */
 export async function readDocuments(
   path: string,
   tokenizer: Tokenizer,
-  { dataType = "auto" }: ReadDocumentsOptions = {},
+  options: ReadDocumentsOptions = {},
 ): Promise<Documents> {
-  const bytes = await sizeOf(path);
-  const type = dataType === "auto" ? dataTypeOf(path) : dataType;
-  const counts = { blankLines: 0, crlf: 0 };
-  const documents = type === "jsonl"
-    ? await readLines(path, tokenizer, counts)
-    : await readText(path, tokenizer, counts);
-  const tokens = documents.reduce((sum, document) => sum + document.length, 0);
+  const { files, passedOver } = dataFiles(path, options.dataType);
+  const reader = new Reader(tokenizer, options);
+  for (const file of files) await reader.add(file);
+  const { documents, counts } = reader;
+  if (documents.length === 0) {
+    throw new Error(
+      counts.skipped
+        ? `None of the ${counts.skipped} documents of ${path} has an answer to learn: give answers, or --loss_mask none`
+        : `The data file ${path} holds no document: give it lines of {"text": "..."}`,
+    );
+  }
+  const size = (file: DataFile) => pathsOf(file).reduce((sum, path) => sum + Deno.statSync(path).size, 0);
   return {
     documents,
-    summary: { path, dataType: type, bytes, documents: documents.length, tokens, ...counts },
+    summary: {
+      path,
+      dataType: [...new Set(files.map(({ type }) => type))].join(", "),
+      files: files.length,
+      passedOver,
+      bytes: files.reduce((sum, file) => sum + size(file), 0),
+      documents: documents.length,
+      tokens: documents.reduce((sum, document) => sum + document.length, 0),
+      targets: documents.reduce((sum, document) => sum + countTargets(document), 0),
+      ...counts,
+      promptFormat: reader.promptFormat,
+    },
   };
 }
 
-function dataTypeOf(path: string): "utf-8" | "jsonl" {
-  if (/\.(jsonl|ndjson)$/i.test(path)) return "jsonl";
-  if (/\.json$/i.test(path)) {
-    throw new Error(
-      `Cannot tell how to read ${path}: write one {"text": "..."} a line as .jsonl, or say --data_type jsonl or utf-8`,
-    );
-  }
-  return "utf-8";
-}
+/** Collects documents and counts. */
+class Reader {
+  readonly documents: Uint32Array[] = [];
+  readonly counts = { skipped: 0, blankLines: 0, crlf: 0, normalised: 0, withoutReasoning: 0 };
+  readonly #formats = new Map<string, { format: PromptFormat; count: number }>();
 
-async function sizeOf(path: string): Promise<number> {
-  let info: Deno.FileInfo;
-  try {
-    info = await Deno.stat(path);
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-    throw new Error(`Cannot read the data file ${path}: there is no such file`);
+  constructor(readonly tokenizer: Tokenizer, readonly options: ReadDocumentsOptions) {
+    const { promptFormat: name = "auto" } = options;
+    if (name !== "auto") promptFormat(name);
   }
-  if (info.isDirectory) {
-    throw new Error(`Cannot read the data file ${path}: it is a folder, give a .jsonl or text file`);
-  }
-  return info.size;
-}
 
-async function readText(
-  path: string,
-  tokenizer: Tokenizer,
-  counts: { crlf: number },
-): Promise<Uint32Array[]> {
-  const bytes = afterByteOrderMark(await Deno.readFile(path), path);
-  if (bytes.length === 0) throw new Error(`The data file ${path} is empty: give it some text`);
-  const nul = bytes.indexOf(0);
-  if (nul >= 0) {
-    throw new Error(
-      `The data file ${path} is not plain text, it has a NUL byte at offset ${nul}: give UTF-8 text or .jsonl`,
-    );
+  /** The format that most conversations were written in. */
+  get promptFormat(): string | undefined {
+    return [...this.#formats.values()].sort((a, b) => b.count - a.count)[0]?.format.name;
   }
-  if (!isUtf8(bytes)) {
-    throw new Error(`${path}:${firstBadLine(bytes)}: the line is not valid UTF-8: save the file as UTF-8`);
-  }
-  const text = withoutCarriageReturns(bytes);
-  counts.crlf = bytes.length - text.length;
-  return [endDocument(tokenizer.encodeBytes(text), tokenizer)];
-}
 
-/** Decodes in blocks: one string of a whole big file could pass the longest string that there can be. */
-function isUtf8(bytes: Uint8Array): boolean {
-  const utf8 = new TextDecoder("utf-8", { fatal: true });
-  try {
-    for (let at = 0; at < bytes.length; at += BLOCK_BYTES) {
-      utf8.decode(bytes.subarray(at, at + BLOCK_BYTES), { stream: true });
-    }
-    utf8.decode();
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-/** The number of the first line that is not UTF-8; a line end is never inside a character. */
-function firstBadLine(bytes: Uint8Array): number {
-  let line = 1;
-  for (let from = 0;; line++) {
-    const end = bytes.indexOf(LF, from);
-    if (end < 0 || !isUtf8(bytes.subarray(from, end))) return line;
-    from = end + 1;
-  }
-}
-
-/** The text with LF for CRLF; a CR alone stays. Works in place. */
-function withoutCarriageReturns(bytes: Uint8Array): Uint8Array {
-  let from = bytes.indexOf(CR);
-  if (from < 0) return bytes;
-  let to = from;
-  for (; from < bytes.length; from++) {
-    if (bytes[from] !== CR || bytes[from + 1] !== LF) bytes[to++] = bytes[from];
-  }
-  return bytes.subarray(0, to);
-}
-
-async function readLines(
-  path: string,
-  tokenizer: Tokenizer,
-  counts: { blankLines: number },
-): Promise<Uint32Array[]> {
-  const documents: Uint32Array[] = [];
-  const errors: string[] = [];
-  const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-  let failed = 0;
-  let line = 0;
-  for await (const bytes of linesOf(path)) {
-    line++;
-    try {
-      const text = textOf(bytes, utf8, tokenizer);
-      if (text === undefined) counts.blankLines++;
-      else if (failed === 0) documents.push(endDocument(tokenizer.encode(text), tokenizer));
-    } catch (error) {
-      if (++failed <= SHOWN_ERRORS) errors.push(`${path}:${line}: ${(error as Error).message}`);
+  async add({ path, type }: DataFile): Promise<void> {
+    if (type === "utf-8") {
+      const { text, crlf } = await readText(path);
+      this.counts.crlf += crlf;
+      const tokens = this.tokenizer.encodeBytes(text);
+      const document = new Uint32Array(tokens.length + 1);
+      document.set(tokens);
+      document[tokens.length] = this.tokenizer.endOfText;
+      this.#keep(this.options.lossMask === "qa" ? onlyAnswers(document, this.tokenizer) : document);
+    } else if (type === "binidx") {
+      for (const document of readBinidx(path, this.tokenizer.vocabularySize)) {
+        this.#keep(this.options.lossMask === "qa" ? onlyAnswers(document, this.tokenizer) : document);
+      }
+    } else {
+      await this.#addRows(
+        path,
+        type === "jsonl" ? readJsonLines(path) : type === "csv" ? readCsv(path) : readParquet(path),
+        type === "jsonl" ? "lines" : "rows",
+      );
     }
   }
-  if (failed === 1) throw new Error(errors[0]);
-  if (failed > 1) {
-    const more = failed > SHOWN_ERRORS ? `\n  and ${failed - SHOWN_ERRORS} more` : "";
-    throw new Error(
-      `Cannot read ${failed} of the ${line} lines of ${path}:\n  ${errors.join("\n  ")}${more}`,
-    );
-  }
-  if (documents.length === 0) {
-    throw new Error(`The data file ${path} holds no document: give it lines of {"text": "..."}`);
-  }
-  return documents;
-}
 
-/** The lines of a file as bytes, without their LF; read in blocks. */
-async function* linesOf(path: string): AsyncGenerator<Uint8Array> {
-  using file = await Deno.open(path);
-  let unfinished: Uint8Array[] = [];
-  let isFirst = true;
-  while (true) {
-    const buffer = new Uint8Array(BLOCK_BYTES);
-    const read = await file.read(buffer);
-    if (read === null) break;
-    const block = isFirst ? afterByteOrderMark(buffer.subarray(0, read), path) : buffer.subarray(0, read);
-    isFirst = false;
-    let from = 0;
-    for (let end = block.indexOf(LF); end >= 0; end = block.indexOf(LF, from)) {
-      yield join([...unfinished, block.subarray(from, end)]);
-      unfinished = [];
-      from = end + 1;
+  /** Reads on after an error only to count: what a file with errors holds is not used. */
+  async #addRows(path: string, rows: AsyncIterable<Row>, unit: string): Promise<void> {
+    const errors: string[] = [];
+    let failed = 0, count = 0;
+    for await (const row of rows) {
+      count++;
+      try {
+        const value = row.read();
+        if (value === undefined) this.counts.blankLines++;
+        else {
+          const example = exampleOf(value, this.options.sftField);
+          this.#refuseNul(example);
+          if (failed === 0) this.#addExample(example);
+        }
+      } catch (error) {
+        if (++failed <= SHOWN_ERRORS) errors.push(`${row.place}: ${(error as Error).message}`);
+      }
     }
-    if (from < block.length) unfinished.push(block.subarray(from));
+    if (failed === 1) throw new Error(errors[0]);
+    if (failed > 1) {
+      const more = failed > SHOWN_ERRORS ? `\n  and ${failed - SHOWN_ERRORS} more` : "";
+      throw new Error(
+        `Cannot read ${failed} of the ${count} ${unit} of ${path}:\n  ${errors.join("\n  ")}${more}`,
+      );
+    }
   }
-  if (unfinished.length > 0) yield join(unfinished);
-}
 
-function join(parts: Uint8Array[]): Uint8Array {
-  if (parts.length === 1) return parts[0];
-  const joined = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    joined.set(part, at);
-    at += part.length;
+  #refuseNul(example: Example): void {
+    const texts = example.kind === "text" ? [example.text] : example.turns.map(({ content }) => content);
+    if (this.tokenizer.name === "bytes" && texts.some((text) => text.includes("\0"))) {
+      const what = example.kind === "text" ? '"text"' : "a turn";
+      throw new Error(`${what} holds a NUL character, which ends a document for this model`);
+    }
   }
-  return joined;
-}
 
-/** The text of one jsonl line, undefined for a blank one; throws what is wrong with it. */
-function textOf(bytes: Uint8Array, utf8: TextDecoder, tokenizer: Tokenizer): string | undefined {
-  let source: string;
-  try {
-    source = utf8.decode(bytes);
-  } catch {
-    throw new Error("the line is not valid UTF-8");
+  #addExample(example: Example): void {
+    const { lossMask = "auto" } = this.options;
+    if (example.kind === "text") {
+      const document = encodeDocument([{ text: example.text, isAnswer: true }], this.tokenizer);
+      this.#keep(lossMask === "qa" ? onlyAnswers(document, this.tokenizer) : document);
+      return;
+    }
+    const { segments, normalised, withoutReasoning } = this.#formatFor(example.kind).render(example.turns);
+    const document = encodeDocument(segments, this.tokenizer);
+    const learnsAll = lossMask === "none" || lossMask === "pad";
+    this.counts.normalised += normalised;
+    this.counts.withoutReasoning += withoutReasoning;
+    this.#keep(learnsAll ? withoutContext(document) : document);
   }
-  if (/^[ \t\r]*$/.test(source)) return undefined;
-  let value: unknown;
-  try {
-    value = JSON.parse(source);
-  } catch (error) {
-    throw new Error(`the line is not JSON (${(error as Error).message})`);
-  }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    throw new Error(`expected {"text": "..."}, found ${nameOf(value)}`);
-  }
-  if (!Object.hasOwn(value, "text")) {
-    const keys = Object.keys(value).slice(0, 3).map((key) => `"${key}"`);
-    throw new Error(`"text" is missing${keys.length > 0 ? `, found ${keys.join(", ")}` : ""}`);
-  }
-  const { text } = value as { text: unknown };
-  if (typeof text !== "string") throw new Error(`"text" must be a string, found ${nameOf(text)}`);
-  if (!text.isWellFormed()) throw new Error(`"text" holds half of a surrogate pair`);
-  if (tokenizer.name === "bytes" && text.includes("\0")) {
-    throw new Error(`"text" holds a NUL character, which ends a document for this model`);
-  }
-  return text;
-}
 
-function nameOf(value: unknown): string {
-  if (value === null) return "null";
-  return Array.isArray(value) ? "an array" : typeof value === "object" ? "an object" : `a ${typeof value}`;
-}
-
-/** The bytes without UTF-8's mark; refuses the marks of UTF-16. */
-function afterByteOrderMark(bytes: Uint8Array, path: string): Uint8Array {
-  if ((bytes[0] === 0xff && bytes[1] === 0xfe) || (bytes[0] === 0xfe && bytes[1] === 0xff)) {
-    throw new Error(`The data file ${path} is UTF-16 text: save it as UTF-8`);
+  #formatFor(kind: "conversation" | "instruction"): PromptFormat {
+    const { promptFormat: given = "auto" } = this.options;
+    const name = given !== "auto" ? given : kind === "instruction" ? "instruction" : "chat";
+    const known = this.#formats.get(name);
+    if (known) known.count++;
+    else this.#formats.set(name, { format: promptFormat(name), count: 1 });
+    return this.#formats.get(name)!.format;
   }
-  return bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf ? bytes.subarray(3) : bytes;
-}
 
-function endDocument(tokens: Uint32Array, tokenizer: Tokenizer): Uint32Array {
-  const document = new Uint32Array(tokens.length + 1);
-  document.set(tokens);
-  document[tokens.length] = tokenizer.endOfText;
-  return document;
+  /** Keeps a document, unless all of it is context. */
+  #keep(document: Uint32Array): void {
+    if (document.length > 1 && countTargets(document) === 0) this.counts.skipped++;
+    else this.documents.push(document);
+  }
 }

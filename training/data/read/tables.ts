@@ -1,0 +1,91 @@
+/**
+ * Reads the rows of CSV and Parquet files as records. The packages that understand them are loaded when such a file is met.
+ *
+ * @module
+ */
+import { Readable } from "node:stream";
+import type { Row } from "./row.ts";
+import { afterByteOrderMark } from "./text.ts";
+
+/** The rows of a CSV file (TSV by its extension), whose first row names the columns. */
+export async function* readCsv(path: string): AsyncGenerator<Row> {
+  const { parse } = await import("csv-parse");
+  const parser = parse({
+    columns: true,
+    delimiter: /\.tsv$/i.test(path) ? "\t" : ",",
+    info: true,
+    skip_empty_lines: true,
+    skip_records_with_error: true,
+    on_skip: (error) => {
+      if (error) broken.push({ place: `${path}:${parser.info.lines}`, message: error.message });
+    },
+  });
+  const broken: { place: string; message: string }[] = [];
+  const fail = (error: Error) => parser.destroy(error);
+  Readable.from(decoded(path)).on("error", fail).pipe(parser);
+  for await (const { record, info } of parser) {
+    yield { place: `${path}:${info.lines}`, read: () => record };
+  }
+  for (const { place, message } of broken) {
+    yield {
+      place,
+      read: () => {
+        throw new Error(`the row is not CSV (${message})`);
+      },
+    };
+  }
+}
+
+/** The text of a file in pieces. @throws Error in one sentence where it is not UTF-8 */
+async function* decoded(path: string): AsyncGenerator<string> {
+  const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+  using file = await Deno.open(path);
+  const buffer = new Uint8Array(1 << 20);
+  try {
+    for (let first = true, count = await file.read(buffer); count !== null; count = await file.read(buffer)) {
+      const bytes = buffer.subarray(0, count);
+      yield utf8.decode(first ? afterByteOrderMark(bytes, path) : bytes, { stream: true });
+      first = false;
+    }
+    utf8.decode();
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    throw new Error(`The data file ${path} is not valid UTF-8: save it as UTF-8`);
+  }
+}
+
+/** The rows of a Parquet file, read a row group at a time. */
+export async function* readParquet(path: string): AsyncGenerator<Row> {
+  const { parquetMetadataAsync, parquetReadObjects } = await import("hyparquet");
+  const { compressors } = await import("hyparquet-compressors");
+  using opened = await Deno.open(path);
+  const byteLength = (await opened.stat()).size;
+  const file = {
+    byteLength,
+    // Synchronous, as several pieces are asked for at once and a file has one position.
+    slice(start: number, end = byteLength): ArrayBuffer {
+      const bytes = new Uint8Array(Math.max(0, Math.min(end, byteLength) - start));
+      opened.seekSync(start, Deno.SeekMode.Start);
+      for (let done = 0; done < bytes.length;) {
+        const count = opened.readSync(bytes.subarray(done));
+        if (count === null) throw new Error("it ends before its last page");
+        done += count;
+      }
+      return bytes.buffer;
+    },
+  };
+  try {
+    const metadata = await parquetMetadataAsync(file);
+    let row = 0;
+    for (const group of metadata.row_groups) {
+      const rowEnd = row + Number(group.num_rows);
+      for (
+        const record of await parquetReadObjects({ file, metadata, compressors, rowStart: row, rowEnd })
+      ) {
+        yield { place: `${path}, row ${++row}`, read: () => record };
+      }
+    }
+  } catch (error) {
+    throw new Error(`Cannot read the Parquet file ${path}: ${(error as Error).message}`);
+  }
+}
