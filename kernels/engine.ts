@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Variable } from "./graph.ts";
+import type { StorageType, Variable } from "./graph.ts";
 import type { Program } from "./plan.ts";
 
 /** A program made ready on an engine. */
@@ -22,10 +22,10 @@ export interface Engine {
   readonly description: string;
   /** Bytes that the engine holds now: variables and the values of loaded programs. */
   readonly allocatedBytes: number;
-  /** Bytes that it can hold, where that is known. */
-  readonly limitBytes: number | undefined;
-  /** Operands that one node of a program for it may have, where it can take more than eight. */
-  readonly operands?: number;
+  /** Bytes that it can still take for variables and values of a storage; Infinity where that is not known. */
+  room(dtype: StorageType): number;
+  /** Operands that one node of a program for it may have. */
+  readonly operands: number;
   /** Gives a variable memory, with this content or zeros. Parts of a pack get it with the pack. */
   allocate(variable: Variable, content?: ArrayBufferView): void;
   /** Overwrites a variable from its first element on. 16-bit variables take their raw bytes. */

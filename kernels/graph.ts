@@ -92,9 +92,9 @@ export class Tensor implements TensorType {
     return this.shape.at(-1) ?? 1;
   }
 
-  /** Elements over the width: the rows, whatever the leading dimensions are. */
+  /** The leading dimensions together. */
   get rows(): number {
-    return this.width === 0 ? 0 : this.size / this.width;
+    return sizeOf(this.shape.slice(0, -1));
   }
 }
 

@@ -156,18 +156,22 @@ export class Model {
 
 /** @throws ModelError if the weights named cannot all lie on the engine */
 function requireRoom(file: TensorFile, names: readonly string[], engine: Engine): void {
-  const needed = names.reduce((sum, name) => {
-    const info = file.tensors.get(name)!;
-    return sum + bytesOf({ shape: info.shape, dtype: storageOf(info) });
-  }, 0);
-  const room = (engine.limitBytes ?? Infinity) - engine.allocatedBytes;
   const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`;
-  if (needed > room) {
+  const needed = new Map<StorageType, number>();
+  for (const name of names) {
+    const { shape, ...info } = file.tensors.get(name)!, dtype = storageOf({ shape, ...info });
+    needed.set(dtype, (needed.get(dtype) ?? 0) + bytesOf({ shape, dtype }));
+  }
+  for (const [dtype, bytes] of needed) {
+    const room = engine.room(dtype);
+    if (bytes <= room) continue;
     throw new ModelError(
-      `Cannot use ${file.path} on the ${engine.name} engine: its weights take ${gigabytes(needed)} and ${
-        gigabytes(room)
-      } ` +
-        `are left; use a GPU or a smaller model`,
+      `Cannot use ${file.path} on the ${engine.name} engine: its ${dtype} weights take ${
+        gigabytes(bytes)
+      } and ` +
+        `${gigabytes(room)} are left; use a GPU, a smaller model${
+          dtype === "f32" ? " or the model in bf16" : ""
+        }`,
     );
   }
 }

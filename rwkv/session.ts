@@ -72,7 +72,7 @@ export class Session {
         const state = startingState(wiring, layer, 1);
         if (state) assign(graph, wkv, state);
       });
-      this.#beginning = await this.engine.load(compile(graph));
+      this.#beginning = await this.engine.load(compile(graph, this.engine));
     }
     this.#beginning.run();
   }

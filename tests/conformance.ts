@@ -136,13 +136,14 @@ function projection(graph: Graph, outputs: readonly Tensor[], weights: readonly 
 /**
  * Runs a case and the gradients of a random projection of its outputs.
  * @param options.poison off where a slot is larger than the engine can bind at once
+ * @param options.fused off to run every node as it was made
  * @param options.shares on to divide each op's work, on an engine that runs ops in plain TypeScript
  * @returns all results by name
  */
 export async function run(
   engine: Engine,
   { inputs, build, updates = [] }: Case,
-  options: { poison?: boolean; shares?: boolean } = {},
+  options: { poison?: boolean; shares?: boolean; fused?: boolean } = {},
 ): Promise<Map<string, Float32Array>> {
   const variables = new Variables(), graph = new Graph();
   const given = inputs.map((input, i) => variables.input(`input ${i}`, input));
@@ -163,7 +164,7 @@ export async function run(
   }
   variables.allocate(engine);
   try {
-    let program = compile(graph);
+    let program = compile(graph, { operands: engine.operands, fused: options.fused ?? true });
     if (options.poison !== false) program = poisoned(program);
     if (options.shares) program = shared(program);
     const executable = await engine.load(program);

@@ -5,6 +5,7 @@
  */
 import assert from "node:assert/strict";
 import { backward } from "../kernels/gradient.ts";
+import { CpuEngine } from "../kernels/engines/cpu/engine.ts";
 import { Oracle } from "../kernels/engines/cpu/oracle.ts";
 import { bytesOf, Graph, type Node, type Tensor, Variable } from "../kernels/graph.ts";
 import { straightLine } from "../kernels/ops/map/expression.ts";
@@ -13,6 +14,8 @@ import { matmul } from "../kernels/ops/matmul/op.ts";
 import { reduceGroups } from "../kernels/ops/reduce/op.ts";
 import { accumulate, assign } from "../kernels/ops/update/op.ts";
 import { compile } from "../kernels/plan.ts";
+import { run } from "./conformance.ts";
+import { CASES } from "./conformance_cases.ts";
 import { randomNumbers, relativeError, testOnEngines } from "./engines.ts";
 import { smallModel, trainingGraph } from "./small_model.ts";
 
@@ -42,6 +45,21 @@ function graphOf(shape: readonly number[], build: (g: Graph, x: Tensor, y: Tenso
   kept.forEach((t, i) => assign(graph, new Variable(`kept ${i}`, t.shape), t));
   return graph;
 }
+
+Deno.test("fuse + every case on the cpu engine: the same bits", async () => {
+  const engine = new CpuEngine({ workers: 1 });
+  try {
+    for (const testCase of CASES) {
+      const wanted = await run(engine, testCase, { fused: false }), got = await run(engine, testCase);
+      for (const [result, values] of wanted) {
+        const differing = values.findIndex((x, i) => !Object.is(x, got.get(result)![i]));
+        assert.equal(differing, -1, `${testCase.name}: ${result} differs at ${differing}`);
+      }
+    }
+  } finally {
+    engine.dispose();
+  }
+});
 
 for (const recompute of [false, true]) {
   testOnEngines(

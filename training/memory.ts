@@ -10,16 +10,16 @@ import { OptionError } from "./options.ts";
 /** One sentence on the memory that a run takes. @throws OptionError if it cannot fit, with what would */
 export function requireMemory({ engine, programs, settings }: Learner): string {
   const { gradients, bytes } = programs;
-  const held = engine.allocatedBytes, limit = engine.limitBytes ?? Infinity;
-  if (held + bytes > limit) {
-    const fits = Math.floor(settings.microBsz * (limit - held) / bytes);
+  const held = engine.allocatedBytes, room = engine.room("f32");
+  if (bytes > room) {
+    const fits = Math.floor(settings.microBsz * room / bytes);
     const advice = fits >= 1
       ? `use --micro_bsz ${fits}`
       : `lower --ctx_len${settings.gradCp ? "" : " or use --grad_cp 1"}`;
     throw new OptionError(
-      `A step needs ${megabytes(held + bytes)} and the ${engine.name} engine holds at most ${
-        megabytes(limit)
-      }: ${advice}`,
+      `The values of a step need ${megabytes(bytes)} and the ${engine.name} engine has ${
+        megabytes(room)
+      } left beside weights, adapter and optimizer: ${advice}`,
     );
   }
   const largest = Math.max(...gradients.slots, ...[...gradients.variables].map(bytesOf));

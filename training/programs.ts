@@ -67,9 +67,9 @@ export class Programs {
       name: "gradient norm",
       shape: [1],
     }]);
-    this.gradients = compile(this.#gradientGraph(options));
-    this.update = compile(this.#updateGraph(options.trainables));
-    this.loss = compile(this.#lossGraph(options).graph);
+    this.gradients = compile(this.#gradientGraph(options), this.#engine);
+    this.update = compile(this.#updateGraph(options.trainables), this.#engine);
+    this.loss = compile(this.#lossGraph(options).graph, this.#engine);
   }
 
   #lossGraph({ model, adapter, trainables, T, recompute, l2 }: ProgramOptions) {

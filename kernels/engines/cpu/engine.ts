@@ -4,13 +4,31 @@
  * @module
  */
 import { type Engine, EngineError, type Executable, home } from "../../engine.ts";
-import { bytesOf, type Tensor, type Variable } from "../../graph.ts";
+import { bytesOf, type StorageType, type Tensor, type Variable } from "../../graph.ts";
 import type { Program } from "../../plan.ts";
 import { Allocator, MAXIMUM_BYTES, MAXIMUM_PAGES } from "./allocator.ts";
 import { LOWERINGS, scratchBytes } from "./lowering.ts";
+import { WINDOW_BYTES } from "./outside.ts";
 import { Pool } from "./pool.ts";
 import { linkTape, MapCompiler, writeTape } from "./tape.ts";
 import { loadKernels, type WasmKernels } from "./wasm/load.ts";
+
+/**
+ * Bytes of 16-bit weights that lie in the WebAssembly memory, where they are read in place; the rest of its 4 GiB is for values,
+ * adapter and optimizer.
+ */
+const WEIGHTS_INSIDE = 2 ** 30;
+
+/** Whether a storage is one of 16 bits, which no op writes. */
+function isPacked(dtype: StorageType): boolean {
+  return dtype === "bf16" || dtype === "f16";
+}
+
+/** Memory of the machine, where the program may know it. */
+function machineBytes(): number | undefined {
+  const name = { name: "sys", kind: "systemMemoryInfo" } as const;
+  return Deno.permissions.querySync(name).state === "granted" ? Deno.systemMemoryInfo().total : undefined;
+}
 
 /** Runs programs on the processor. */
 export class CpuEngine implements Engine {
@@ -22,10 +40,19 @@ export class CpuEngine implements Engine {
   readonly #pool: Pool;
   readonly #compiler = new MapCompiler();
   readonly #variables = new Map<Variable, number>();
+  /** Weights that lie outside of the memory. */
+  readonly #outside = new Map<Variable, SharedArrayBuffer>();
+  readonly #options: { readonly weightsInside: number; readonly windowBytes: number };
+  #weightBytesInside = 0;
   #scratch: { bytes: number; at: number[] } = { bytes: 0, at: [] };
 
-  /** @param options.workers number of threads, the caller's counted; default all cores */
-  constructor(options: { workers?: number } = {}) {
+  /**
+   * @param options.workers number of threads, the caller's counted; default all cores
+   * @param options.weightsInside bytes of 16-bit weights that may lie in the WebAssembly memory; the others lie outside
+   * @param options.windowBytes bytes of a worker's window to what lies outside
+   */
+  constructor(options: { workers?: number; weightsInside?: number; windowBytes?: number } = {}) {
+    this.#options = { weightsInside: WEIGHTS_INSIDE, windowBytes: WINDOW_BYTES, ...options };
     const workers = options.workers ?? navigator.hardwareConcurrency;
     const { kernels, variant } = loadKernels(this.#memory);
     this.#kernels = kernels;
@@ -36,23 +63,42 @@ export class CpuEngine implements Engine {
     }, WebAssembly ${simd}`;
   }
 
-  readonly limitBytes = MAXIMUM_BYTES;
   /** A map of more would hardly find registers for what it reads. */
   readonly operands = 32;
 
   get allocatedBytes(): number {
-    return this.#allocator.usedBytes;
+    const outside = this.#outside.values().reduce((sum, { byteLength }) => sum + byteLength, 0);
+    return this.#allocator.usedBytes + outside;
+  }
+
+  room(dtype: StorageType): number {
+    const left = (machineBytes() ?? Infinity) - this.allocatedBytes;
+    return isPacked(dtype) ? left : Math.min(left, MAXIMUM_BYTES - this.#allocator.usedBytes);
   }
 
   allocate(variable: Variable, content?: ArrayBufferView): void {
     if (variable.within) throw new EngineError(`Cannot allocate ${variable.name}: its pack holds it`);
-    this.#variables.set(variable, this.#allocator.allocate(bytesOf(variable), variable.name));
-    this.#bytes(variable).fill(0);
+    const bytes = bytesOf(variable);
+    if (isPacked(variable.dtype) && this.#weightBytesInside + bytes > this.#options.weightsInside) {
+      this.#outside.set(variable, new SharedArrayBuffer(bytes));
+    } else {
+      this.#place(variable).fill(0);
+    }
     if (content) this.write(variable, content);
+  }
+
+  /** Gives a variable a place in the memory. @returns its bytes, which may hold anything */
+  #place(variable: Variable): Uint8Array {
+    this.#variables.set(variable, this.#allocator.allocate(bytesOf(variable), variable.name));
+    if (isPacked(variable.dtype)) this.#weightBytesInside += bytesOf(variable);
+    return this.#bytes(variable);
   }
 
   #address(variable: Variable): number {
     const { owner, byteOffset } = home(variable);
+    const outside = this.#outside.get(owner);
+    // An op that cannot read it there; nothing but `write` changes it, so there may be two of it.
+    if (outside && !this.#variables.has(owner)) this.#place(owner).set(new Uint8Array(outside));
     const at = this.#variables.get(owner);
     if (at === undefined) throw new EngineError(`Cannot use ${variable.name}: it was not allocated`);
     return at + byteOffset;
@@ -63,7 +109,10 @@ export class CpuEngine implements Engine {
   }
 
   write(variable: Variable, content: ArrayBufferView): void {
-    this.#bytes(variable).set(new Uint8Array(content.buffer, content.byteOffset, content.byteLength));
+    const bytes = new Uint8Array(content.buffer, content.byteOffset, content.byteLength);
+    const outside = this.#outside.get(variable);
+    if (outside) new Uint8Array(outside).set(bytes);
+    if (!outside || this.#variables.has(variable)) this.#bytes(variable).set(bytes);
   }
 
   read(variable: Variable): Promise<Float32Array> {
@@ -71,20 +120,24 @@ export class CpuEngine implements Engine {
   }
 
   free(variable: Variable): void {
+    this.#outside.delete(variable);
     const at = this.#variables.get(variable);
     if (at === undefined) return;
     this.#allocator.free(at);
     this.#variables.delete(variable);
+    if (isPacked(variable.dtype)) this.#weightBytesInside -= bytesOf(variable);
   }
 
   async load(program: Program): Promise<Executable> {
+    const weights = [...program.variables].filter((variable) => this.#outside.has(variable));
+    const windowAt = Math.ceil(scratchBytes(program.nodes, this.#kernels) / 64) * 64;
     const slots: number[] = [];
     const dispose = () => slots.forEach((at) => this.#allocator.free(at));
     try {
       program.slots.forEach((bytes, i) =>
         slots.push(this.#allocator.allocate(bytes, `the values of a program (slot ${i})`))
       );
-      this.#reserveScratch(scratchBytes(program.nodes, this.#kernels));
+      this.#reserveScratch(windowAt + (weights.length ? this.#options.windowBytes : 0));
     } catch (error) {
       dispose();
       throw error;
@@ -94,13 +147,19 @@ export class CpuEngine implements Engine {
       const slot = program.placement.get(t);
       return slot === undefined ? 0 : slots[slot]!;
     };
+    const outside = ({ variable }: Tensor) => {
+      const index = variable ? weights.indexOf(variable) : -1;
+      return index < 0 ? undefined : index;
+    };
     const scratch = (worker: number) => this.#scratch.at[worker]!;
+    const window = (worker: number) => [scratch(worker) + windowAt, this.#options.windowBytes] as const;
     const commands = program.nodes.flatMap((node) => {
       const lowering = LOWERINGS[node.op.name];
       if (!lowering) throw new EngineError(`The cpu engine cannot run ${node.op.name}`);
-      return lowering({ node, workers: this.#pool.size, address, scratch });
+      return lowering({ node, workers: this.#pool.size, address, outside, scratch, window });
     });
-    const { tape, offsets } = writeTape(commands, this.#pool.size, this.#compiler);
+    const buffers = weights.map((variable) => this.#outside.get(variable)!);
+    const { tape, offsets } = writeTape(commands, this.#pool.size, this.#compiler, buffers);
     const play = linkTape(tape, this.#memory, this.#kernels, 0);
     const id = await this.#pool.load(tape);
     const steps = commands.map((command, i) => ({
@@ -135,5 +194,6 @@ export class CpuEngine implements Engine {
   dispose(): void {
     this.#pool.dispose();
     this.#variables.clear();
+    this.#outside.clear();
   }
 }

@@ -11,10 +11,11 @@ import { broadcast, type MapAttributes } from "../../ops/map/op.ts";
 import { extents, type MatmulAttributes } from "../../ops/matmul/op.ts";
 import type { UpdateAttributes } from "../../ops/update/op.ts";
 import { type Wkv7Attributes, wkv7Sizes } from "../../ops/wkv7/op.ts";
+import { OUTSIDE_KERNEL_NAMES } from "./outside.ts";
 import { emitDropout, emitMap } from "./wasm/emit.ts";
 import { DTYPE, LAYOUT, SUM_PART, type WasmKernels } from "./wasm/load.ts";
 
-/** What workers can call: kernels of the module, and a plain copy (from, to, bytes). */
+/** What workers can call: kernels of the module, a plain copy (from, to, bytes), and kernels on weights outside of the memory. */
 export const KERNEL_NAMES = [
   "accumulate",
   "adamW",
@@ -35,6 +36,7 @@ export const KERNEL_NAMES = [
   "tokenShiftGradient",
   "wkv7Backward",
   "wkv7Forward",
+  ...OUTSIDE_KERNEL_NAMES,
 ] as const;
 
 /** Name of one of them. */
@@ -55,8 +57,12 @@ export interface LoweringCall {
   readonly workers: number;
   /** Byte address of a tensor; 0 for an input that is not read. */
   address(t: Tensor): number;
+  /** The number among the program's weights of one that lies outside of the memory. */
+  outside(t: Tensor): number | undefined;
   /** Byte address of `worker`'s own scratch. */
   scratch(worker: number): number;
+  /** Byte address and length of `worker`'s window to what lies outside. */
+  window(worker: number): readonly [number, number];
 }
 
 type Lowering = (call: LoweringCall) => Command[];
@@ -105,7 +111,7 @@ function copy(call: LoweringCall, from: number, to: number, size: number): Comma
 const storage: Partial<Record<StorageType, number>> = DTYPE;
 
 const matmul: Lowering = (call) => {
-  const { node, address, scratch } = call;
+  const { node, address, outside, scratch, window } = call;
   const { M, N, K } = extents(node.inputs, node.attributes as MatmulAttributes);
   const { transposeA, transposeB } = node.attributes as MatmulAttributes;
   const [a, b, addend] = node.inputs as [Tensor, Tensor, Tensor?];
@@ -114,14 +120,17 @@ const matmul: Lowering = (call) => {
   const columns = M <= 64 || N > M;
   const units = columns ? N : M;
   const options = { grain: columns ? 8 : M < 512 ? 4 : 64, work: M * N * K / units / 20 };
-  const product = share(call, units, options, (start, end, worker) => ({
-    kernel: "matmul",
-    args: [
-      ...[layout, storage[b.dtype]!, address(a), a.width, address(b), b.width, out, N, M, K, addend ? 1 : 0],
+  const index = outside(b);
+  const product = share(call, units, options, (start, end, worker) => {
+    const before = [layout, storage[b.dtype]!, address(a), a.width];
+    const after = [
+      ...[b.width, out, N, M, K, addend ? 1 : 0],
       ...(columns ? [0, M, start, end] : [start, end, 0, N]),
       scratch(worker),
-    ],
-  }));
+    ];
+    if (index === undefined) return { kernel: "matmul", args: [...before, address(b), ...after] };
+    return { kernel: "matmulOutside", args: [index, ...window(worker), ...before, ...after] };
+  });
   return addend ? [copy(call, address(addend), out, M * N), product] : [product];
 };
 
@@ -365,13 +374,21 @@ const dropout: Lowering = (call) => {
 };
 
 const embedding: Lowering = (call) => {
-  const { node, address } = call;
+  const { node, address, outside, window } = call;
   const [table, ids] = node.inputs as [Tensor, Tensor];
-  const args = [
-    ...[address(table), storage[table.dtype]!, address(ids), address(node.outputs[0]!)],
-    ...[table.rows, table.width],
+  const args = [storage[table.dtype]!, address(ids), address(node.outputs[0]!), table.rows, table.width];
+  const index = outside(table);
+  return [
+    share(
+      call,
+      ids.size,
+      { work: table.width },
+      (start, end, worker) =>
+        index === undefined
+          ? { kernel: "embedding", args: [address(table), ...args, start, end] }
+          : { kernel: "embeddingOutside", args: [index, window(worker)[0], ...args, start, end] },
+    ),
   ];
-  return [shared(call, "embedding", args, ids.size, { work: table.width })];
 };
 
 const embeddingGradient: Lowering = (call) => {

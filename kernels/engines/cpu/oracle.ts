@@ -20,7 +20,10 @@ export class Oracle implements Engine {
     this.description = `plain TypeScript, float${precision}`;
   }
 
-  readonly limitBytes = undefined;
+  room(_dtype?: StorageType): number {
+    return Infinity;
+  }
+
   readonly operands = LEAST_OPERANDS;
 
   get allocatedBytes(): number {

@@ -4,6 +4,8 @@
  * @module
  */
 import { type Command, KERNEL_NAMES } from "./lowering.ts";
+import { MemoryView } from "./memory_view.ts";
+import { outsideKernels } from "./outside.ts";
 import { loadMap } from "./wasm/emit.ts";
 import type { WasmKernels } from "./wasm/load.ts";
 
@@ -11,6 +13,8 @@ import type { WasmKernels } from "./wasm/load.ts";
 export interface Tape {
   readonly words: Float64Array<SharedArrayBuffer>;
   readonly maps: readonly WebAssembly.Module[];
+  /** Weights outside of the memory, which calls name by index. */
+  readonly weights: readonly SharedArrayBuffer[];
 }
 
 /** Kernel number of a worker without work. */
@@ -34,6 +38,7 @@ export function writeTape(
   commands: readonly Command[],
   workers: number,
   compiler: MapCompiler,
+  weights: readonly SharedArrayBuffer[],
 ): { tape: Tape; offsets: number[] } {
   const numbers: number[] = [];
   const maps = new Map<WebAssembly.Module, number>();
@@ -54,31 +59,23 @@ export function writeTape(
   });
   const words = new Float64Array(new SharedArrayBuffer(numbers.length * 8));
   words.set(numbers);
-  return { tape: { words, maps: [...maps.keys()] }, offsets };
+  return { tape: { words, maps: [...maps.keys()], weights }, offsets };
 }
 
 /** Links a tape to a worker's kernels. @returns what does worker `worker`'s share of the command at an offset */
 export function linkTape(
-  { words, maps }: Tape,
+  { words, maps, weights }: Tape,
   memory: WebAssembly.Memory,
   kernels: WasmKernels,
   worker: number,
 ): (offset: number) => void {
-  let bytesOfMemory = new Uint8Array(memory.buffer);
+  const view = new MemoryView(memory);
   const copy = (from: number, to: number, bytes: number) => {
-    if (Math.max(from, to) + bytes > bytesOfMemory.length) {
-      // Another worker has made the memory larger. A worker of a worker sees that only once it asks for no pages more.
-      memory.grow(0);
-      bytesOfMemory = new Uint8Array(memory.buffer);
-    }
-    // Beyond the end, copyWithin would leave bytes out and say nothing.
-    if (Math.max(from, to) + bytes > bytesOfMemory.length) {
-      throw new RangeError(`No memory at ${to} or ${from}`);
-    }
-    bytesOfMemory.copyWithin(to, from, from + bytes);
+    view.bytes(Math.max(from, to) + bytes).copyWithin(to, from, from + bytes);
   };
+  const own = { ...kernels, copy, ...outsideKernels(view, kernels, weights) };
   const table = [
-    ...KERNEL_NAMES.map((name) => name === "copy" ? copy : kernels[name]),
+    ...KERNEL_NAMES.map((name) => own[name]),
     ...maps.map((module) => loadMap(module, memory, kernels)),
   ] as ((...args: number[]) => void)[];
   return (offset) => {

@@ -5,7 +5,7 @@
  * @module
  */
 import { type Engine, EngineError, type Executable, home } from "../../engine.ts";
-import { bytesOf, sizeOf, type Tensor, type Variable } from "../../graph.ts";
+import { bytesOf, sizeOf, type StorageType, type Tensor, type Variable } from "../../graph.ts";
 import type { Binding, DeviceLimits, Pass } from "../../op.ts";
 import type { Program } from "../../plan.ts";
 import { type AdapterReport, Device } from "./device.ts";
@@ -15,6 +15,9 @@ const UNIFORM_ALIGNMENT = 256;
 
 /** Dispatches a submission: long enough to amortise it, short enough for the watchdogs of operating systems. */
 const DISPATCHES_A_SUBMISSION = 400;
+
+/** Operands of one dispatch, even where a device can bind more: each takes registers. */
+const MOST_OPERANDS = 16;
 
 interface Dispatch {
   readonly pipeline: GPUComputePipeline;
@@ -60,7 +63,13 @@ export class WebGpuEngine implements Engine {
   }
 
   /** WebGPU does not tell how much memory a device has. */
-  readonly limitBytes = undefined;
+  room(_dtype?: StorageType): number {
+    return Infinity;
+  }
+
+  get operands(): number {
+    return Math.min(this.#device.gpu.limits.maxStorageBuffersPerShaderStage, MOST_OPERANDS);
+  }
 
   get allocatedBytes(): number {
     return this.#allocatedBytes;
