@@ -362,6 +362,16 @@ const concatRows: Lowering = (call) => {
   });
 };
 
+const concatRowsGradient: Lowering = (call) => {
+  const { node, address } = call;
+  let at = address(node.inputs[0]!);
+  return node.outputs.map((t) => {
+    const command = copy(call, at, address(t), t.size);
+    at += t.size * 4;
+    return command;
+  });
+};
+
 const dropout: Lowering = (call) => {
   const { node, address } = call;
   const { share: dropped, salt } = node.attributes as DropoutAttributes;
@@ -409,6 +419,7 @@ export const LOWERINGS: Readonly<Record<string, Lowering>> = {
   adamW,
   blockMatmul,
   concatRows,
+  concatRowsGradient,
   crossEntropy,
   dropout,
   embedding,

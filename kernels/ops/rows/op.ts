@@ -1,10 +1,10 @@
 /**
- * sliceRows: rows `first` to `first + count` of a matrix; concatRows: matrices one below the other. Each is the other's gradient.
+ * sliceRows: rows `first` to `first + count` of a matrix; concatRows: matrices one below the other, whose gradient takes them apart.
  *
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { grid, type Op, shapeError } from "../../op.ts";
+import { type DeviceLimits, forEachElement, grid, type Op, type Pass, shapeError } from "../../op.ts";
 import { constant } from "../map/op.ts";
 import copyShader from "./copy.wgsl" with { type: "text" };
 
@@ -51,13 +51,8 @@ const concatRowsOp: Op<Record<never, never>> = {
     }
     return [{ shape: [inputs.reduce((rows, t) => rows + t.rows, 0), width], dtype }];
   },
-  gradient({ graph, inputs, dOutputs: [d], wanted }) {
-    let first = 0;
-    return inputs.map((t, i) => {
-      const slice = wanted[i] ? sliceRows(graph, d!, first, t.rows) : undefined;
-      first += t.rows;
-      return slice;
-    });
+  gradient({ graph, inputs, dOutputs: [d] }) {
+    return graph.add(concatRowsGradientOp, [d!], { rows: inputs.map((t) => t.rows) });
   },
   units: () => 1,
   cpu({ memory, inputs }) {
@@ -68,19 +63,67 @@ const concatRowsOp: Op<Record<never, never>> = {
     });
   },
   webgpu({ inputs }, limits) {
-    let at = 0;
-    return inputs.map((t, operand) => {
-      const pass = {
-        wgsl: `alias Element = ${t.dtype};\n${copyShader}`,
-        uniforms: [t.size, 0, at],
-        bindings: [{ operand }, { operand: inputs.length }],
-        workgroups: grid(Math.ceil(t.size / 64), limits),
-      };
-      at += t.size;
-      return pass;
-    });
+    return copies(inputs, { whole: inputs.length, firstPart: 0, join: true }, limits);
   },
 };
+
+const concatRowsGradientOp: Op<{ readonly rows: readonly number[] }> = {
+  name: "concatRowsGradient",
+  outputs([whole], { rows }) {
+    return rows.map((count) => ({ shape: [count, whole!.width], dtype: whole!.dtype }));
+  },
+  units: () => 1,
+  cpu({ memory, outputs }) {
+    let at = 0;
+    outputs.forEach((t, i) => {
+      memory[i + 1]!.set(memory[0]!.subarray(at, at + t.size));
+      at += t.size;
+    });
+  },
+  webgpu({ outputs }, limits) {
+    return copies(outputs, { whole: 0, firstPart: 1, join: false }, limits);
+  },
+};
+
+/** Parts that one pass copies: with the whole they are eight storage bindings. */
+const PARTS_A_PASS = 7;
+
+/** Passes between a matrix and the parts that it consists of; operands `firstPart` and those after it are the parts. */
+function copies(
+  parts: readonly Tensor[],
+  { whole, firstPart, join }: { whole: number; firstPart: number; join: boolean },
+  limits: DeviceLimits,
+): Pass[] {
+  const wide = parts.every((t) => t.size % 4 === 0) ? 4 : 1;
+  const element = parts[0]!.dtype;
+  const passes: Pass[] = [];
+  for (let first = 0, at = 0; first < parts.length; first += PARTS_A_PASS) {
+    const now = parts.slice(first, first + PARTS_A_PASS), ends: number[] = [];
+    let size = 0;
+    for (const part of now) ends.push(size += part.size / wide);
+    const line = (_: unknown, i: number) => {
+      const part = `part${i}[i${i ? ` - p.end${i - 1}` : ""}]`, there = "whole[p.at + i]";
+      return `if (i < p.end${i}) { ${join ? `${there} = ${part}` : `${part} = ${there}`}; return; }`;
+    };
+    const binding = (name: string, at: number, written: boolean) =>
+      `@group(0) @binding(${at}) var<storage, ${written ? "read_write" : "read"}> ${name}: array<Element>;`;
+    passes.push({
+      wgsl: [
+        `alias Element = ${wide === 4 ? `vec4<${element}>` : element};`,
+        `struct Parameters { size: u32, at: u32, ${now.map((_, i) => `end${i}: u32`).join(", ")} }`,
+        "@group(0) @binding(0) var<uniform> p: Parameters;",
+        binding("whole", 1, join),
+        ...now.map((_, i) => binding(`part${i}`, i + 2, !join)),
+        forEachElement(now.map(line)),
+      ].join("\n"),
+      uniforms: [size, at, ...ends],
+      bindings: [whole, ...now.map((_, i) => firstPart + first + i)].map((operand) => ({ operand })),
+      workgroups: grid(Math.ceil(size / 64), limits),
+    });
+    at += size;
+  }
+  return passes;
+}
 
 /** Rows `first` to `first + count` of x, as [count, width]. */
 export function sliceRows(graph: Graph, x: Tensor, first: number, count: number): Tensor {
