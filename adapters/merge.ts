@@ -84,10 +84,7 @@ export function writeMerged(
       const merged = mergedWeight(adapter, site, weight);
       return merged === weight && !replaced ? base.readBytes(name) : fromFloat32(merged, dtype);
     },
-    metadata: new Map([
-      ...base.metadata,
-      ...(adapter.promptFormat === undefined ? [] : [[PROMPT_FORMAT, adapter.promptFormat] as const]),
-    ]),
+    metadata: mergedMetadata(base, adapter),
     force: options.force,
   });
 }
@@ -96,6 +93,15 @@ export function writeMerged(
 export function formatOf(output: string, other: TensorFormat): TensorFormat {
   if (output.endsWith(".pth")) return "pth";
   return output.endsWith(".safetensors") ? "safetensors" : other;
+}
+
+/** What a merged model's file says: what the base's says, and how the conversations that the adapter learnt are written. */
+export function mergedMetadata(base: Pick<TensorFile, "metadata">, adapter: Adapter): Map<string, string> {
+  const { promptFormat } = adapter;
+  return new Map([
+    ...base.metadata,
+    ...(promptFormat === undefined ? [] : [[PROMPT_FORMAT, promptFormat] as const]),
+  ]);
 }
 
 /** How far a merged model is from base plus adapter, on a text that base plus adapter writes itself. */

@@ -12,7 +12,7 @@ import { divideIntoShards, type PendingModel, prepareFile, prepareShards } from 
 import type { TensorFile, TensorFormat, TensorInfo } from "../formats/tensor_file.ts";
 import { type Adapter, AdapterError } from "./adapter.ts";
 import { type Fit, fitTo } from "./fit.ts";
-import { mergedWeight, unmergedWeight } from "./merge.ts";
+import { mergedMetadata, mergedWeight, unmergedWeight } from "./merge.ts";
 import { transposed } from "./transpose.ts";
 
 /** The dtypes that a model can be converted to. */
@@ -76,7 +76,7 @@ export function prepareMerged(
   const content = new MergedContent(base, adapter, fit, unmerge);
   const read = (info: TensorInfo) => content.of(info);
   const format = options.format ?? formatOf(output, base.format);
-  const common = { format, read, metadata: base.metadata, force };
+  const common = { format, read, metadata: mergedMetadata(base, adapter), force };
   const folder = folderOf(output, base, options.shardBytes);
   const pending = folder === undefined
     ? prepareFile(output, { ...common, tensors })

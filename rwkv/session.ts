@@ -8,6 +8,7 @@
  */
 import type { Engine, Executable } from "../kernels/engine.ts";
 import { Graph, Variable } from "../kernels/graph.ts";
+import { linearCrossEntropy } from "../kernels/ops/cross_entropy/op.ts";
 import { matmul } from "../kernels/ops/matmul/op.ts";
 import { sliceRows } from "../kernels/ops/rows/op.ts";
 import { assign } from "../kernels/ops/update/op.ts";
@@ -27,6 +28,15 @@ export interface ModelState {
   readonly data: Float32Array;
 }
 
+/** A program that reads a piece and gives the loss of its targets. */
+interface ScoredPiece {
+  readonly executable: Executable;
+  readonly tokens: Variable;
+  readonly targets: Variable;
+  readonly weights: Variable;
+  readonly loss: Variable;
+}
+
 interface Piece {
   readonly executable: Executable;
   readonly tokens: Variable;
@@ -36,6 +46,7 @@ interface Piece {
 /** One sequence being read. */
 export class Session {
   readonly #pieces = new Map<string, Piece>();
+  readonly #scored = new Map<number, ScoredPiece>();
   readonly #state: { whole: Variable; parts: Variable[] };
   /** Writes the state that a text begins with over zeros; undefined until it is needed. */
   #beginning: Executable | undefined;
@@ -86,7 +97,6 @@ export class Session {
     const tokens = new Variable("tokens", [T, 1], "i32");
     const state = this.#layers((variable) => graph.use(variable));
     const result = forwardV7(wiring, graph.use(tokens), { T, state });
-    const variables = this.#layers((variable) => variable);
     let output: Variable | undefined;
     if (logits !== "none") {
       const rows = logits === "all" ? result.hidden : sliceRows(graph, result.hidden, T - 1, 1);
@@ -94,15 +104,44 @@ export class Session {
       this.engine.allocate(output);
       assign(graph, output, matmul(graph, rows, wiring.weight("head.weight"), { transposeB: true }));
     }
-    result.state.forEach((layer, i) => {
-      assign(graph, variables[i]!.attShift, layer.attShift);
-      assign(graph, variables[i]!.wkv, layer.wkv);
-      assign(graph, variables[i]!.ffnShift, layer.ffnShift);
-    });
+    this.#carry(graph, result.state);
     this.engine.allocate(tokens);
     const piece = { executable: await this.engine.load(compile(graph, this.engine)), tokens, logits: output };
     this.#pieces.set(key, piece);
     return piece;
+  }
+
+  /** As {@link #piece}, with the loss instead of logits, which never leave the engine. */
+  async #scoredPiece(T: number): Promise<ScoredPiece> {
+    const known = this.#scored.get(T);
+    if (known) return known;
+    const graph = new Graph(), wiring = this.wire(graph);
+    const fed = {
+      tokens: new Variable("tokens", [T, 1], "i32"),
+      targets: new Variable("targets", [T, 1], "i32"),
+      weights: new Variable("target weights", [T, 1]),
+    };
+    const state = this.#layers((variable) => graph.use(variable));
+    const result = forwardV7(wiring, graph.use(fed.tokens), { T, state });
+    const [targets, weights] = [graph.use(fed.targets), graph.use(fed.weights)];
+    const loss = new Variable("loss", [1]);
+    const head = wiring.weight("head.weight");
+    assign(graph, loss, linearCrossEntropy(graph, result.hidden, head, targets, weights));
+    this.#carry(graph, result.state);
+    [...Object.values(fed), loss].forEach((variable) => this.engine.allocate(variable));
+    const piece = { executable: await this.engine.load(compile(graph, this.engine)), ...fed, loss };
+    this.#scored.set(T, piece);
+    return piece;
+  }
+
+  /** Keeps what each layer carries out. */
+  #carry(graph: Graph, state: readonly LayerState[]): void {
+    const variables = this.#layers((variable) => variable);
+    state.forEach((layer, i) => {
+      assign(graph, variables[i]!.attShift, layer.attShift);
+      assign(graph, variables[i]!.wkv, layer.wkv);
+      assign(graph, variables[i]!.ffnShift, layer.ffnShift);
+    });
   }
 
   #layers<T>(f: (variable: Variable) => T): { [K in keyof LayerState]: T }[] {
@@ -119,13 +158,7 @@ export class Session {
    */
   async feed(tokens: ArrayLike<number>, logits: "last" | "all" = "last"): Promise<Float32Array> {
     const V = this.config.vocabulary;
-    if (tokens.length === 0) throw new RangeError("Cannot read an empty list of tokens: give at least one");
-    for (let i = 0; i < tokens.length; i++) {
-      const token = tokens[i]!;
-      if (!Number.isInteger(token) || token < 0 || token >= V) {
-        throw new RangeError(`Cannot read token ${token} at position ${i}: the vocabulary has ${V}`);
-      }
-    }
+    this.#check(tokens);
     await this.#begin();
     const result = new Float32Array(logits === "all" ? tokens.length * V : V);
     for (let done = 0; done < tokens.length;) {
@@ -138,6 +171,43 @@ export class Session {
       done += T;
     }
     return result;
+  }
+
+  /**
+   * Reads tokens, going on from where the session is, and gives the loss of what follows them.
+   * @param tokens one more than are read: each of the others is the target of the one before it
+   * @param counts whether target `i`, the token at `i + 1`, counts
+   * @returns the sum of −log p over the targets that count, in nats
+   * @throws RangeError for fewer than two tokens, or one outside the vocabulary
+   */
+  async score(tokens: ArrayLike<number>, counts: (i: number) => boolean = () => true): Promise<number> {
+    this.#check(tokens);
+    if (tokens.length < 2) throw new RangeError("Cannot score a single token: nothing comes before it");
+    await this.#begin();
+    let sum = 0;
+    for (let done = 0; done + 1 < tokens.length;) {
+      const T = Math.min(LONGEST, 2 ** Math.floor(Math.log2(tokens.length - 1 - done)));
+      const piece = await this.#scoredPiece(T);
+      this.engine.write(piece.tokens, Int32Array.from({ length: T }, (_, i) => tokens[done + i]!));
+      this.engine.write(piece.targets, Int32Array.from({ length: T }, (_, i) => tokens[done + i + 1]!));
+      this.engine.write(piece.weights, Float32Array.from({ length: T }, (_, i) => counts(done + i) ? 1 : 0));
+      piece.executable.run();
+      sum += (await this.engine.read(piece.loss))[0]!;
+      done += T;
+    }
+    return sum;
+  }
+
+  /** @throws RangeError for no tokens, or one outside the vocabulary */
+  #check(tokens: ArrayLike<number>): void {
+    const V = this.config.vocabulary;
+    if (tokens.length === 0) throw new RangeError("Cannot read an empty list of tokens: give at least one");
+    for (let i = 0; i < tokens.length; i++) {
+      const token = tokens[i]!;
+      if (!Number.isInteger(token) || token < 0 || token >= V) {
+        throw new RangeError(`Cannot read token ${token} at position ${i}: the vocabulary has ${V}`);
+      }
+    }
   }
 
   /** Forgets everything read so far. */
@@ -170,6 +240,11 @@ export class Session {
       if (logits) this.engine.free(logits);
     }
     this.#pieces.clear();
+    for (const { executable, ...variables } of this.#scored.values()) {
+      executable.dispose();
+      Object.values(variables).forEach((variable) => this.engine.free(variable));
+    }
+    this.#scored.clear();
     this.#beginning?.dispose();
     this.engine.free(this.#state.whole);
   }

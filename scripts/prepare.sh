@@ -1,0 +1,4 @@
+#!/bin/sh
+# Turns a data set into tokens, as binidx: deno task prepare, from any folder. --help lists the flags.
+scripts=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) || exit 1
+INIT_CWD=$PWD exec sh "$scripts/deno.sh" task --config "$scripts/../deno.json" prepare "$@"
