@@ -163,6 +163,34 @@ export function wgslReader(name: string, binding: number, dtype: StorageType): s
   return declaration + `fn ${name}_at(i: u32) -> f32 {\n  return f32(${name}[i]);\n}\n`;
 }
 
+/** WGSL that declares storage binding `binding` as `name` and a function `<name>_four(i)` that reads elements 4i to 4i + 3 as f32. */
+export function wgslFours(name: string, binding: number, dtype: StorageType): string {
+  const type = dtype === "f32" ? "vec4<f32>" : "vec2<u32>";
+  const widen = {
+    f32: "w",
+    bf16: "bitcast<vec4<f32>>(vec4(w.x << 16u, w.x & 0xffff0000u, w.y << 16u, w.y & 0xffff0000u))",
+    f16: "vec4(unpack2x16float(w.x), unpack2x16float(w.y))",
+    i32: "",
+  }[dtype];
+  return `@group(0) @binding(${binding}) var<storage, read> ${name}: array<${type}>;\n` +
+    `fn ${name}_four(i: u32) -> vec4<f32> {\n  let w = ${name}[i];\n  return ${widen};\n}\n`;
+}
+
+/** Numbers that a thread takes at a time, and WGSL's type for them. */
+export interface Stride {
+  /** 4 or 1. */
+  readonly count: number;
+  /** `vec4<f32>` or `f32`. */
+  readonly type: string;
+}
+
+/** Four numbers at a time where all extents are multiples of four: loads of 16 bytes, which memory serves fastest; else one. */
+export function stride(...extents: readonly number[]): Stride {
+  return extents.every((extent) => extent % 4 === 0)
+    ? { count: 4, type: "vec4<f32>" }
+    : { count: 1, type: "f32" };
+}
+
 /** WGSL of an entry point that runs `body` for each element `i` below `p.size`, 64 to a workgroup in a {@link grid}. */
 export function forEachElement(body: readonly string[]): string {
   return [

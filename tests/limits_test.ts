@@ -234,7 +234,8 @@ Deno.test("Op.webgpu + 65536 × 100 elements: no dimension over 65535 workgroups
     const passes = node.op.webgpu(node, limits);
     for (const { workgroups } of passes) assert.ok(workgroups.every((n) => n <= 65535), node.op.name);
     const threads = passes.reduce((sum, { workgroups: [x, y, z] }) => sum + x * y * z * 64, 0);
-    assert.ok(threads >= sizeOf(out.shape), node.op.name);
+    // A thread makes four elements where rows are multiples of four.
+    assert.ok(4 * threads >= sizeOf(out.shape), node.op.name);
   }
 });
 

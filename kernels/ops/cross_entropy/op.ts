@@ -11,7 +11,7 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { float, grid, type Op, requireF32, shapeError } from "../../op.ts";
+import { float, grid, type Op, requireF32, shapeError, stride } from "../../op.ts";
 import { matmul } from "../matmul/op.ts";
 import { precomputed } from "../precomputed/op.ts";
 import { reduceGroups } from "../reduce/op.ts";
@@ -58,15 +58,39 @@ const crossEntropyOp: Op<CrossEntropyAttributes> = {
     }
   },
   webgpu({ attributes: { l2 }, inputs }, limits) {
-    const { rows, width } = inputs[0]!;
+    const { rows, width } = inputs[0]!, { count } = stride(width);
     return [{
-      wgsl: shader,
-      uniforms: [rows, width, float(l2)],
+      wgsl: `${count === 4 ? FOURS : ONES}\nconst LANES = ${width > 4096 ? 256 : 64}u;\n${shader}`,
+      uniforms: [rows, width / count, float(l2)],
       bindings: [0, 1, 2, 3, 4].map((operand) => ({ operand })),
       workgroups: grid(rows, limits),
     }];
   },
 };
+
+/** What the shader needs to know of an element of four numbers. */
+const FOURS = `
+alias Element = vec4<f32>;
+const COUNT = 4u;
+fn most_of(z: Element) -> f32 { return max(max(z.x, z.y), max(z.z, z.w)); }
+fn place_of(z: Element, value: f32) -> u32 {
+  return select(select(select(3u, 2u, z.z == value), 1u, z.y == value), 0u, z.x == value);
+}
+fn at(z: Element, i: u32) -> f32 { return z[i]; }
+fn sum_of(z: Element) -> f32 { return z.x + z.y + z.z + z.w; }
+fn chosen(i: u32, place: u32) -> Element {
+  return select(Element(), Element(1.0), vec4(0u, 1u, 2u, 3u) + i * COUNT == vec4(place));
+}`;
+
+/** The same of one number. */
+const ONES = `
+alias Element = f32;
+const COUNT = 1u;
+fn most_of(z: Element) -> f32 { return z; }
+fn place_of(z: Element, value: f32) -> u32 { return 0u; }
+fn at(z: Element, i: u32) -> f32 { return z; }
+fn sum_of(z: Element) -> f32 { return z; }
+fn chosen(i: u32, place: u32) -> Element { return select(0.0, 1.0, i == place); }`;
 
 /** Bytes of logits that one slice of rows may take. */
 const SLICE_BYTES = 64 * 1024 * 1024;

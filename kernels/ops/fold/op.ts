@@ -5,7 +5,7 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { grid, type Op, requireF32 } from "../../op.ts";
+import { grid, type Op, requireF32, stride } from "../../op.ts";
 import foldShader from "./fold.wgsl" with { type: "text" };
 import tileShader from "./tile.wgsl" with { type: "text" };
 
@@ -36,11 +36,12 @@ function widthOp(
       }
     },
     webgpu({ attributes: { width }, inputs, outputs }, limits) {
+      const K = inputs[0]!.width, { count, type } = stride(width, K), size = outputs[0]!.size / count;
       return [{
-        wgsl,
-        uniforms: [outputs[0]!.size, width, inputs[0]!.width],
+        wgsl: `alias Element = ${type};\n${wgsl}`,
+        uniforms: [size, width / count, K / count],
         bindings: [{ operand: 0 }, { operand: 1 }],
-        workgroups: grid(Math.ceil(outputs[0]!.size / 64), limits),
+        workgroups: grid(Math.ceil(size / 64), limits),
       }];
     },
   };

@@ -1,8 +1,9 @@
 // out[m, i] = x[m, i mod K]
+// Declared before this text: Element, one number or four; sizes are in elements.
 struct Parameters { size: u32, width: u32, K: u32 }
 @group(0) @binding(0) var<uniform> p: Parameters;
-@group(0) @binding(1) var<storage, read> x: array<f32>;                 // (M, K)
-@group(0) @binding(2) var<storage, read_write> out: array<f32>;         // (M, width)
+@group(0) @binding(1) var<storage, read> x: array<Element>;                 // (M, K)
+@group(0) @binding(2) var<storage, read_write> out: array<Element>;         // (M, width)
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,

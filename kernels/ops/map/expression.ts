@@ -205,18 +205,21 @@ interface Language {
   readonly binary: Readonly<Record<Binary, (x: string, y: string) => string>>;
 }
 
-/** WGSL's exp and tanh may overflow on the way to a finite result, so their arguments are clamped where the result is exact in f32. */
+/**
+ * WGSL over the type F, `f32` or `vec4<f32>`. Its exp and tanh may overflow on the way to a finite result, so their arguments are
+ * clamped where the result is exact in f32.
+ */
 export const WGSL: Language = {
   declare: "let",
-  literal: (value) => `f32(${value})`,
+  literal: (value) => `F(${value})`,
   unary: {
     neg: (x) => `-${x}`,
     exp: (x) => `exp(${x})`,
     log: (x) => `log(${x})`,
-    tanh: (x) => `tanh(clamp(${x}, -15.0, 15.0))`,
-    sigmoid: (x) => `1.0 / (1.0 + exp(-clamp(${x}, -87.0, 87.0)))`,
+    tanh: (x) => `tanh(clamp(${x}, F(-15.0), F(15.0)))`,
+    sigmoid: (x) => `1.0 / (1.0 + exp(-clamp(${x}, F(-87.0), F(87.0))))`,
     sqrt: (x) => `sqrt(${x})`,
-    step: (x) => `select(0.0, 1.0, ${x} > 0.0)`,
+    step: (x) => `select(F(0.0), F(1.0), ${x} > F(0.0))`,
   },
   binary: {
     add: (x, y) => `${x} + ${y}`,

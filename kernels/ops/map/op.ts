@@ -15,6 +15,8 @@ import {
   type Op,
   type Pass,
   shapeError,
+  stride,
+  wgslFours,
   wgslReader,
   widened,
 } from "../../op.ts";
@@ -116,29 +118,39 @@ export const mapOp: Op<MapAttributes> = {
     loop(call)(...memory, call.start, call.end);
   },
   webgpu({ attributes, inputs, outputs }, limits): Pass[] {
-    const used = inputsOf(attributes);
-    const uniforms = [outputs[0]!.size];
-    const fields = ["size: u32"];
-    const reads = new Map(used.map((k) => {
-      const { divisor, modulus } = broadcast(inputs[k]!.shape, attributes.shape)!;
-      uniforms.push(divisor, modulus);
-      fields.push(`divisor${k}: u32`, `modulus${k}: u32`);
-      const index = modulus === outputs[0]!.size ? "i" : `(i / p.divisor${k}) % p.modulus${k}`;
-      return [k, `x${k}_at(${index})`];
+    const used = inputsOf(attributes), size = outputs[0]!.size;
+    if (size === 0) return [];
+    const places = used.map((k) => broadcast(inputs[k]!.shape, attributes.shape)!);
+    const { count, type } = stride(
+      size,
+      ...places.map(({ divisor, modulus }) => divisor > 1 ? divisor : modulus),
+    );
+    const reads = new Map(used.map((k, position) => {
+      const { divisor, modulus } = places[position]!;
+      if (divisor > 1) return [k, `F(x${k}_at(${modulus === 1 ? "0u" : `i * ${count}u / ${divisor}u`}))`];
+      return [
+        k,
+        `x${k}_${count === 4 ? "four" : "at"}(${modulus === size ? "i" : `i % ${modulus / count}u`})`,
+      ];
     }));
     const { statements, results } = emit(attributes.results, WGSL, (k) => reads.get(k)!);
     const wgsl = [
-      `struct Parameters { ${fields.join(", ")} }`,
-      `@group(0) @binding(0) var<uniform> p: Parameters;`,
-      ...used.map((k, position) => wgslReader(`x${k}`, position + 1, inputs[k]!.dtype)),
+      `alias F = ${type};`,
+      "struct Parameters { size: u32 }",
+      "@group(0) @binding(0) var<uniform> p: Parameters;",
+      ...used.map((k, position) => {
+        const fours = count === 4 && places[position]!.divisor === 1;
+        return (fours ? wgslFours : wgslReader)(`x${k}`, position + 1, inputs[k]!.dtype);
+      }),
       ...outputs.map((_, k) =>
-        `@group(0) @binding(${used.length + k + 1}) var<storage, read_write> out${k}: array<f32>;`
+        `@group(0) @binding(${used.length + k + 1}) var<storage, read_write> out${k}: array<F>;`
       ),
       forEachElement([...statements, ...results.map((r, k) => `out${k}[i] = ${r};`)]),
     ].join("\n");
     const operands = [...used, ...outputs.map((_, k) => inputs.length + k)];
     const bindings = operands.map((operand) => ({ operand }));
-    return [{ wgsl, uniforms, bindings, workgroups: grid(Math.ceil(outputs[0]!.size / 64), limits) }];
+    const elements = size / count;
+    return [{ wgsl, uniforms: [elements], bindings, workgroups: grid(Math.ceil(elements / 64), limits) }];
   },
 };
 

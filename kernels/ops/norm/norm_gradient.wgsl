@@ -1,12 +1,13 @@
 // dX = rstd * (g - mean(g) - x̂ * mean(g * x̂)) with g = dY * weight; one workgroup a group.
-struct Parameters { total: u32, groups: u32, n: u32 }
+// Declared before this text: Element, one number or COUNT of them; sum_of(Element) -> f32.
+struct Parameters { total: u32, groups: u32, n: u32 }                   // n in elements
 @group(0) @binding(0) var<uniform> p: Parameters;
-@group(0) @binding(1) var<storage, read> x: array<f32>;                 // (M, G, n)
-@group(0) @binding(2) var<storage, read> weight: array<f32>;            // (G, n)
+@group(0) @binding(1) var<storage, read> x: array<Element>;                 // (M, G, n)
+@group(0) @binding(2) var<storage, read> weight: array<Element>;            // (G, n)
 @group(0) @binding(3) var<storage, read> means: array<f32>;             // (M, G)
 @group(0) @binding(4) var<storage, read> rstds: array<f32>;             // (M, G)
-@group(0) @binding(5) var<storage, read> dy: array<f32>;                // (M, G, n)
-@group(0) @binding(6) var<storage, read_write> dx: array<f32>;          // (M, G, n)
+@group(0) @binding(5) var<storage, read> dy: array<Element>;                // (M, G, n)
+@group(0) @binding(6) var<storage, read_write> dx: array<Element>;          // (M, G, n)
 var<workgroup> partial: array<vec2<f32>, 64>;
 
 @compute @workgroup_size(64)
@@ -18,18 +19,20 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) ids: vec3
   let c = (group % p.groups) * p.n;
   let mean = means[group];
   let rstd = rstds[group];
-  var sums = vec2(0.0);
+  var sum = Element();
+  var projection = Element();
   for (var i = lane; i < p.n; i += 64u) {
     let g = dy[at + i] * weight[c + i];
-    sums += vec2(g, g * (x[at + i] - mean) * rstd);
+    sum += g;
+    projection += g * (x[at + i] - mean) * rstd;
   }
-  partial[lane] = sums;
+  partial[lane] = vec2(sum_of(sum), sum_of(projection));
   workgroupBarrier();
   for (var half = 32u; half > 0u; half /= 2u) {
     if (lane < half) { partial[lane] += partial[lane + half]; }
     workgroupBarrier();
   }
-  let averages = partial[0] / f32(p.n);
+  let averages = partial[0] / f32(p.n * COUNT);
   for (var i = lane; i < p.n; i += 64u) {
     let g = dy[at + i] * weight[c + i];
     dx[at + i] = rstd * (g - averages.x - (x[at + i] - mean) * rstd * averages.y);

@@ -1,3 +1,14 @@
+/** Numbers that a thread takes at a time: four where a group has enough of them for all threads of a workgroup. */
+function elements(n: number): { count: number; declarations: string } {
+  const { count, type } = n < 256 ? stride(1) : stride(n);
+  const sum = count === 4 ? "x.x + x.y + x.z + x.w" : "x";
+  return {
+    count,
+    declarations: `alias Element = ${type};\nconst COUNT = ${count}u;\n` +
+      `fn sum_of(x: Element) -> f32 { return ${sum}; }`,
+  };
+}
+
 /**
  * norm: `y = (x − mean) · rstd · weight + bias` over groups of neighbours, with `rstd = 1 / sqrt(variance + eps)` and the
  * biased variance. One group over the whole width is LayerNorm (Ba et al. 2016); H groups are RWKV's GroupNorm.
@@ -8,7 +19,7 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { float, grid, type Op, requireF32, shapeError } from "../../op.ts";
+import { float, grid, type Op, requireF32, shapeError, stride } from "../../op.ts";
 import { map } from "../map/op.ts";
 import { reduceRows } from "../reduce/op.ts";
 import forwardShader from "./norm.wgsl" with { type: "text" };
@@ -61,10 +72,10 @@ const normOp: Op<NormAttributes> = {
     }
   },
   webgpu({ attributes: { groups, eps }, inputs, outputs }, limits) {
-    const total = outputs[1]!.size;
+    const total = outputs[1]!.size, n = inputs[0]!.width / groups, { count, declarations } = elements(n);
     return [{
-      wgsl: forwardShader,
-      uniforms: [total, groups, inputs[0]!.width / groups, float(eps)],
+      wgsl: `${declarations}\n${forwardShader}`,
+      uniforms: [total, groups, n / count, float(eps)],
       bindings: [0, 1, 2, 3, 4, 5].map((operand) => ({ operand })),
       workgroups: grid(total, limits),
     }];
@@ -93,10 +104,10 @@ const normGradientOp: Op<NormAttributes> = {
     }
   },
   webgpu({ attributes: { groups }, inputs }, limits) {
-    const total = inputs[2]!.size;
+    const total = inputs[2]!.size, n = inputs[0]!.width / groups, { count, declarations } = elements(n);
     return [{
-      wgsl: gradientShader,
-      uniforms: [total, groups, inputs[0]!.width / groups],
+      wgsl: `${declarations}\n${gradientShader}`,
+      uniforms: [total, groups, n / count],
       bindings: [0, 1, 2, 3, 4, 5].map((operand) => ({ operand })),
       workgroups: grid(total, limits),
     }];

@@ -7,7 +7,7 @@
  * @module
  */
 import { type Graph, sizeOf, type Tensor } from "../../graph.ts";
-import { grid, type Op, requireF32, shapeError } from "../../op.ts";
+import { grid, type Op, requireF32, shapeError, stride } from "../../op.ts";
 import rowsShader from "./reduce_rows.wgsl" with { type: "text" };
 import groupsShader from "./reduce_groups.wgsl" with { type: "text" };
 import { repeat } from "../map/op.ts";
@@ -78,12 +78,16 @@ const reduceGroupsOp: Op<ReduceAttributes> = {
     }
   },
   webgpu({ inputs, outputs }, limits) {
-    const groups = outputs[0]!.size;
+    const groups = outputs[0]!.size, { count, type } = stride(inputs[0]!.size / groups);
+    const size = inputs[0]!.size / groups / count;
+    const lanes = Math.min(256, 2 ** Math.ceil(Math.log2(Math.max(1, size))));
+    const sum = count === 4 ? "x.x + x.y + x.z + x.w" : "x";
     return [{
-      wgsl: groupsShader,
-      uniforms: [groups, inputs[0]!.size / groups],
+      wgsl: `const LANES = ${lanes}u;\nalias Element = ${type};\n` +
+        `fn sum_of(x: Element) -> f32 { return ${sum}; }\n${groupsShader}`,
+      uniforms: [groups, size],
       bindings: [{ operand: 0 }, { operand: 1 }],
-      workgroups: grid(groups, limits),
+      workgroups: grid(Math.ceil(groups * lanes / 256), limits),
     }];
   },
 };

@@ -4,7 +4,7 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { type DeviceLimits, forEachElement, grid, type Op, type Pass, shapeError } from "../../op.ts";
+import { type DeviceLimits, forEachElement, grid, type Op, type Pass, shapeError, stride } from "../../op.ts";
 import { constant } from "../map/op.ts";
 import copyShader from "./copy.wgsl" with { type: "text" };
 
@@ -31,12 +31,13 @@ const sliceRowsOp: Op<{ readonly first: number; readonly count: number }> = {
     out!.set(x!.subarray(offset + start, offset + end), start);
   },
   webgpu({ attributes: { first }, inputs, outputs }, limits) {
-    const size = outputs[0]!.size;
+    const { size, width } = outputs[0]!, start = first * width, { count } = stride(size, start);
+    const dtype = inputs[0]!.dtype;
     return [{
-      wgsl: `alias Element = ${inputs[0]!.dtype};\n${copyShader}`,
-      uniforms: [size, first * outputs[0]!.width, 0],
+      wgsl: `alias Element = ${count === 4 ? `vec4<${dtype}>` : dtype};\n${copyShader}`,
+      uniforms: [size / count, start / count, 0],
       bindings: [{ operand: 0 }, { operand: 1 }],
-      workgroups: grid(Math.ceil(size / 64), limits),
+      workgroups: grid(Math.ceil(size / count / 64), limits),
     }];
   },
 };

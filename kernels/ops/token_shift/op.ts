@@ -7,7 +7,7 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { forEachElement, grid, type Op, requireF32, shapeError } from "../../op.ts";
+import { forEachElement, grid, type Op, requireF32, shapeError, stride } from "../../op.ts";
 import { constant, map, mapAll } from "../map/op.ts";
 import { reduceRows } from "../reduce/op.ts";
 
@@ -73,9 +73,11 @@ const tokenShiftOp: Op<ShiftAttributes> = {
   },
   webgpu({ attributes: { T, mixes }, inputs }, limits) {
     const x = inputs[0]!, carried = inputs.length > mixes + 1;
+    const { count, type } = stride(x.width);
     const buffer = (binding: number, access: string, name: string) =>
-      `@group(0) @binding(${binding}) var<storage, ${access}> ${name}: array<f32>;`;
+      `@group(0) @binding(${binding}) var<storage, ${access}> ${name}: array<F>;`;
     const wgsl = [
+      `alias F = ${type};`,
       "struct Parameters { size: u32, C: u32, T: u32 }",
       "@group(0) @binding(0) var<uniform> p: Parameters;",
       buffer(1, "read", "x"),
@@ -85,7 +87,7 @@ const tokenShiftOp: Op<ShiftAttributes> = {
       forEachElement(
         [
           "let row = i / p.C;",
-          `var before = ${carried ? "carried[(row / p.T) * p.C + i % p.C]" : "0.0"};`,
+          `var before = ${carried ? "carried[(row / p.T) * p.C + i % p.C]" : "F()"};`,
           "if (row % p.T != 0u) { before = x[i - p.C]; }",
           "let change = before - x[i];",
           ...range(mixes).map((k) => `out${k}[i] = x[i] + change * mix${k}[i % p.C];`),
@@ -95,9 +97,9 @@ const tokenShiftOp: Op<ShiftAttributes> = {
     const bindings = range(inputs.length + mixes).map((operand) => ({ operand }));
     return [{
       wgsl,
-      uniforms: [x.size, x.width, T],
+      uniforms: [x.size / count, x.width / count, T],
       bindings,
-      workgroups: grid(Math.ceil(x.size / 64), limits),
+      workgroups: grid(Math.ceil(x.size / count / 64), limits),
     }];
   },
 };
@@ -122,17 +124,19 @@ const tokenShiftGradientOp: Op<ShiftAttributes> = {
   },
   webgpu({ attributes: { T, mixes }, inputs }, limits) {
     const x = inputs[0]!;
+    const { count, type } = stride(x.width);
     const wgsl = [
+      `alias F = ${type};`,
       "struct Parameters { size: u32, C: u32, T: u32 }",
       "@group(0) @binding(0) var<uniform> p: Parameters;",
-      ...range(mixes).map((i) => `@group(0) @binding(${i + 1}) var<storage, read> d${i}: array<f32>;`),
+      ...range(mixes).map((i) => `@group(0) @binding(${i + 1}) var<storage, read> d${i}: array<F>;`),
       ...range(mixes).map((i) =>
-        `@group(0) @binding(${mixes + i + 1}) var<storage, read> mix${i}: array<f32>;`
+        `@group(0) @binding(${mixes + i + 1}) var<storage, read> mix${i}: array<F>;`
       ),
-      `@group(0) @binding(${2 * mixes + 1}) var<storage, read_write> dx: array<f32>;`,
+      `@group(0) @binding(${2 * mixes + 1}) var<storage, read_write> dx: array<F>;`,
       forEachElement([
         "let c = i % p.C;",
-        "var sum = 0.0;",
+        "var sum = F();",
         ...range(mixes).map((k) => `sum += d${k}[i] * (1.0 - mix${k}[c]);`),
         "if ((i / p.C) % p.T != p.T - 1u) {",
         ...range(mixes).map((k) => `  sum += d${k}[i + p.C] * mix${k}[c];`),
@@ -143,9 +147,9 @@ const tokenShiftGradientOp: Op<ShiftAttributes> = {
     const bindings = range(2 * mixes + 1).map((operand) => ({ operand }));
     return [{
       wgsl,
-      uniforms: [x.size, x.width, T],
+      uniforms: [x.size / count, x.width / count, T],
       bindings,
-      workgroups: grid(Math.ceil(x.size / 64), limits),
+      workgroups: grid(Math.ceil(x.size / count / 64), limits),
     }];
   },
 };
@@ -171,15 +175,17 @@ const previousRowOp: Op<{ readonly T: number }> = {
   },
   webgpu({ attributes: { T }, inputs }, limits) {
     const x = inputs[0]!, carried = inputs.length > 1;
+    const { count, type } = stride(x.width);
     const wgsl = [
+      `alias F = ${type};`,
       "struct Parameters { size: u32, C: u32, T: u32 }",
       "@group(0) @binding(0) var<uniform> p: Parameters;",
-      "@group(0) @binding(1) var<storage, read> x: array<f32>;",
-      carried ? "@group(0) @binding(2) var<storage, read> carried: array<f32>;" : "",
-      `@group(0) @binding(${inputs.length + 1}) var<storage, read_write> out: array<f32>;`,
+      "@group(0) @binding(1) var<storage, read> x: array<F>;",
+      carried ? "@group(0) @binding(2) var<storage, read> carried: array<F>;" : "",
+      `@group(0) @binding(${inputs.length + 1}) var<storage, read_write> out: array<F>;`,
       forEachElement([
         "let row = i / p.C;",
-        `var before = ${carried ? "carried[(row / p.T) * p.C + i % p.C]" : "0.0"};`,
+        `var before = ${carried ? "carried[(row / p.T) * p.C + i % p.C]" : "F()"};`,
         "if (row % p.T != 0u) { before = x[i - p.C]; }",
         "out[i] = before;",
       ]),
@@ -187,9 +193,9 @@ const previousRowOp: Op<{ readonly T: number }> = {
     const bindings = range(inputs.length + 1).map((operand) => ({ operand }));
     return [{
       wgsl,
-      uniforms: [x.size, x.width, T],
+      uniforms: [x.size / count, x.width / count, T],
       bindings,
-      workgroups: grid(Math.ceil(x.size / 64), limits),
+      workgroups: grid(Math.ceil(x.size / count / 64), limits),
     }];
   },
 };
