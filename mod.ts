@@ -86,6 +86,8 @@ export { evaluate, type EvaluateOptions, type Evaluation } from "./training/eval
 export { type Prepared, prepareData, type PrepareOptions } from "./training/prepare.ts";
 export { pretrain, type PretrainOptions } from "./training/pretrain.ts";
 export type { Phase, StepReport, TrainListeners, TrainResult } from "./training/listeners.ts";
+export { planTraining, type TrainingPlan } from "./training/dry_run.ts";
+export type { LargestBinding, MemoryPlan } from "./training/memory.ts";
 export { train } from "./training/trainer.ts";
 
 /**

@@ -4,6 +4,7 @@
  * @module
  */
 import type { StorageType, Variable } from "./graph.ts";
+import type { DeviceLimits } from "./op.ts";
 import type { Program } from "./plan.ts";
 
 /** A program made ready on an engine. */
@@ -26,6 +27,8 @@ export interface Engine {
   room(dtype: StorageType): number;
   /** Operands that one node of a program for it may have. */
   readonly operands: number;
+  /** What one shader may be given; not there where there are no shaders. */
+  readonly limits?: DeviceLimits;
   /** Gives a variable memory, with this content or zeros. Parts of a pack get it with the pack. */
   allocate(variable: Variable, content?: ArrayBufferView): void;
   /** Overwrites a variable from its first element on. 16-bit variables take their raw bytes. */

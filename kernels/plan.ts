@@ -33,6 +33,14 @@ function liveNodes(nodes: readonly Node[]): Node[] {
   }).reverse();
 }
 
+/** Bytes of the values that a program holds just after a tensor was computed: after the loss, what a backward pass needs. */
+export function bytesAfter({ nodes }: Program, tensor: Tensor): number {
+  const at = nodes.findIndex(({ outputs }) => outputs.includes(tensor));
+  const computed = new Set(nodes.slice(0, at + 1).flatMap((node) => node.outputs));
+  const read = new Set(nodes.slice(at + 1).flatMap(inputsRead));
+  return [...computed.intersection(read)].reduce((sum, t) => sum + bytesOf(t), 0);
+}
+
 /** Operands that a node may have on every engine: the storage bindings of every WebGPU device. */
 export const LEAST_OPERANDS = 8;
 

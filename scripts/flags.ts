@@ -194,15 +194,20 @@ export function parseFlags<F extends Flags>(flags: F, args: readonly string[]): 
   }
   const values: Record<string, unknown> = {};
   for (const [option, texts] of said) {
-    try {
-      const value = flags[option]!.read(texts);
-      if (value !== undefined) values[option] = value;
-    } catch (error) {
-      if (error instanceof ValueError) throw new OptionError(`${flag(option)} ${error.message}`);
-      throw error;
-    }
+    const value = readValue(flags[option]!, texts, flag(option));
+    if (value !== undefined) values[option] = value;
   }
   return { values: values as Values<F>, help: false };
+}
+
+/** Reads the values of one flag. @param name how an error calls it @throws OptionError in one sentence */
+export function readValue<T>(flag: Flag<T>, texts: readonly string[], name: string): T {
+  try {
+    return flag.read(texts);
+  } catch (error) {
+    if (error instanceof ValueError) throw new OptionError(`${name} ${error.message}`);
+    throw error;
+  }
 }
 
 function unknownFlag(arg: string, names: readonly string[]): OptionError {
@@ -220,7 +225,7 @@ function unexpected(word: string): OptionError {
 }
 
 /** `: did you mean x?` where a known name is a few letters away, or holds the word. */
-function suggestion(word: string, names: readonly string[], before = ""): string {
+export function suggestion(word: string, names: readonly string[], before = ""): string {
   const lower = word.toLowerCase();
   const [nearest] = names.map((name) => ({ name, far: distance(lower, name) })).sort((a, b) => a.far - b.far);
   const found = nearest && nearest.far <= Math.max(1, 0.4 * word.length)

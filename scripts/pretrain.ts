@@ -10,7 +10,8 @@ import { OptionError } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
 import { ACCEPTED, notNeeded } from "./compatibility.ts";
-import { helpText, parseFlags, text, whole } from "./flags.ts";
+import { CONFIG, parseWithConfig } from "./config_file.ts";
+import { helpText, text, whole } from "./flags.ts";
 import { confineRun, trainOnTerminal } from "./training.ts";
 import { FILES, LENGTH, OPTIMIZER, pick, WATCHING } from "./training_flags.ts";
 
@@ -31,13 +32,13 @@ const SECTIONS = {
   "Files": FILES,
   "Length and memory": LENGTH,
   "Optimizer": OPTIMIZER,
-  "Watching": WATCHING,
+  "Watching": { ...WATCHING, ...CONFIG },
 };
 const OWN = { ...SIZES, ...FILES, ...LENGTH, ...OPTIMIZER, ...WATCHING };
 
 /** The command. @returns the exit code */
 export async function main(args: readonly string[], work: Work): Promise<number> {
-  const { values, help } = parseFlags({ ...OWN, ...ACCEPTED }, args);
+  const { values, help } = parseWithConfig({ ...OWN, ...ACCEPTED }, args);
   if (help) {
     console.log(helpText(USAGE, SECTIONS));
     return 0;
@@ -57,7 +58,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
 
 /** A run writes in its folder, and the fresh model where it goes. */
 function confine(args: readonly string[]): Confinement | undefined {
-  const { values, help } = parseFlags({ ...OWN, ...ACCEPTED }, args);
+  const { values, help } = parseWithConfig({ ...OWN, ...ACCEPTED }, args);
   if (help || (values.resume === undefined && values.projDir === undefined)) return undefined;
   const run = confineRun(values, args);
   if (values.resume !== undefined) return run;

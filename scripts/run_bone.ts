@@ -8,7 +8,9 @@ import { EXAMPLE } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
 import { boneConfig, checkDescription, COMPATIBILITY, notNeeded } from "./compatibility.ts";
-import { helpText, parseFlags } from "./flags.ts";
+import { CONFIG, parseWithConfig } from "./config_file.ts";
+import { DRY_RUN, dryRunOnTerminal } from "./dry_run.ts";
+import { helpText } from "./flags.ts";
 import { baseOf, isInRuns, mergedPath } from "./runs.ts";
 import { confineRun, trainOnTerminal } from "./training.ts";
 import {
@@ -36,12 +38,13 @@ const SECTIONS = {
   "Length and memory": LENGTH,
   "Optimizer": OPTIMIZER,
   "Watching": WATCHING,
+  "Before you begin": { ...DRY_RUN, ...CONFIG },
 };
 const OWN = { ...MODEL, ...FILES, ...METHOD, ...LENGTH, ...OPTIMIZER, ...WATCHING };
 
 /** The command. @returns the exit code */
 export async function main(args: readonly string[], work: Work): Promise<number> {
-  const { values, help } = parseFlags({ ...OWN, ...COMPATIBILITY }, args);
+  const { values, help } = parseWithConfig({ ...OWN, ...COMPATIBILITY, ...DRY_RUN }, args);
   if (help) {
     console.log(helpText(USAGE, SECTIONS, trainingDefaults()));
     return 0;
@@ -52,6 +55,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   const note = notNeeded(values);
   if (note) console.error(note);
   if (options.resume === undefined) checkDescription(values, options.loadModel ?? EXAMPLE.model);
+  if (values.dryRun) return await dryRunOnTerminal(options);
   return await trainOnTerminal({
     task: "run_bone",
     run: (listeners) => train(options, listeners),
@@ -71,7 +75,7 @@ function mergeHint({ loadModel, peft, resume }: TrainOptions, { projDir, output 
 
 /** A run writes in its folder only. */
 function confine(args: readonly string[]): Confinement | undefined {
-  const { values, help } = parseFlags({ ...OWN, ...COMPATIBILITY }, args);
+  const { values, help } = parseWithConfig({ ...OWN, ...COMPATIBILITY, ...DRY_RUN }, args);
   return help ? undefined : confineRun(values, args);
 }
 

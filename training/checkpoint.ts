@@ -39,6 +39,12 @@ export async function saveCheckpoint(
   const contents = new Map<string, { shape: readonly number[]; bytes: Uint8Array }>();
   for (const kind of KINDS) {
     for (const [name, { shape, data }] of await trainables.read(kind)) {
+      if (!data.every(Number.isFinite)) {
+        throw new CheckpointError(
+          `The checkpoint of step ${step} was not saved: tensor "${name}" holds NaN or infinity; lower --lr_init, ` +
+            `the last good checkpoint is ${listCheckpoints(run)[0]?.path ?? "none"}`,
+        );
+      }
       contents.set(`${kind}.${name}`, {
         shape,
         bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),

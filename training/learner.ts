@@ -56,16 +56,28 @@ export class Learner {
     this.trainables = new Trainables(tensors, model.config, model.engine, {
       layerwise: settings.layerwiseLr,
     });
-    this.programs = new Programs({
-      model,
+    this.programs = this.plan();
+  }
+
+  /** Plans programs of the settings' sizes, or of others. Nothing is allocated. */
+  plan(sizes: { B?: number; T?: number; recompute?: boolean } = {}): Programs {
+    const { microBsz, ctxLen, gradCp, l2wrap, dataload } = this.settings;
+    return new Programs({
+      model: this.model,
       adapter: this.#adapter,
       trainables: this.trainables,
-      B: settings.microBsz,
-      T: settings.ctxLen,
-      packed: settings.dataload === "pack",
-      recompute: settings.gradCp,
-      l2: settings.l2wrap ? L2WRAP : 0,
+      B: microBsz,
+      T: ctxLen,
+      packed: dataload === "pack",
+      recompute: gradCp,
+      l2: l2wrap ? L2WRAP : 0,
+      ...sizes,
     });
+  }
+
+  /** Whether the weights themselves train, without an adapter. */
+  get trainsWeights(): boolean {
+    return !this.#adapter;
   }
 
   /** Where everything lies. */

@@ -78,16 +78,7 @@ export async function trainSteps(options: LoopOptions): Promise<LoopResult> {
     const tokens = micro.reduce((sum, { counted }) => sum + counted, 0);
     micro.forEach((batch) => programs.accumulate(batch, tokens));
     const rate = learningRate(settings, index, planned);
-    const report = programs.update({
-      learningRate: rate,
-      beta1: settings.beta1,
-      beta2: settings.beta2,
-      eps: settings.adamEps,
-      weightDecay: settings.weightDecay,
-      biasCorrection1: 1 - settings.beta1 ** (index + 1),
-      biasCorrection2: 1 - settings.beta2 ** (index + 1),
-      clip: settings.gradientClipVal,
-    });
+    const report = programs.update(optimizerSettings(settings, index, rate));
     // Whoever awaits it hears of a failure; nobody may yet.
     report.catch(() => {});
     return { step: index + 1, tokens, rate, report };
@@ -169,6 +160,24 @@ export async function trainSteps(options: LoopOptions): Promise<LoopResult> {
     onMessage(`Trained ${step - first} steps in ${seconds.toFixed(1)} s, ${rate} tokens/s`);
   }
   return { loss, step, stopped, stoppedEarly };
+}
+
+/** What AdamW is told for a step, from 0. */
+export function optimizerSettings(
+  { beta1, beta2, adamEps, weightDecay, gradientClipVal }: TrainSettings,
+  index: number,
+  learningRate: number,
+): Parameters<LoadedPrograms["update"]>[0] {
+  return {
+    learningRate,
+    beta1,
+    beta2,
+    eps: adamEps,
+    weightDecay,
+    biasCorrection1: 1 - beta1 ** (index + 1),
+    biasCorrection2: 1 - beta2 ** (index + 1),
+    clip: gradientClipVal,
+  };
 }
 
 /** Steps of all epochs, which the schedule spans, and of one. */

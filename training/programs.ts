@@ -6,13 +6,13 @@
 import type { Adapter } from "../adapters/adapter.ts";
 import { wireAdapter } from "../adapters/wiring.ts";
 import type { Engine } from "../kernels/engine.ts";
-import { bytesOf, Graph, Variable } from "../kernels/graph.ts";
+import { bytesOf, Graph, type Tensor, Variable } from "../kernels/graph.ts";
 import { backward } from "../kernels/gradient.ts";
 import { linearCrossEntropy } from "../kernels/ops/cross_entropy/op.ts";
 import { constant, map } from "../kernels/ops/map/op.ts";
 import { adamW, ADAMW_SETTINGS, sumOfSquares } from "../kernels/ops/optimizer/op.ts";
 import { accumulate, assign } from "../kernels/ops/update/op.ts";
-import { compile, type Program } from "../kernels/plan.ts";
+import { bytesAfter, compile, type Program } from "../kernels/plan.ts";
 import type { Model } from "../rwkv/model.ts";
 import { forwardV7 } from "../rwkv/v7.ts";
 import type { Batch } from "./data/batches.ts";
@@ -46,6 +46,8 @@ export class Programs {
   readonly gradients: Program;
   readonly update: Program;
   readonly loss: Program;
+  /** Bytes of the values that {@link gradients} keeps from its forward for its backward pass. */
+  readonly savedBytes: number;
   readonly #inputs: Variable;
   readonly #targets: Variable;
   readonly #weights: Variable;
@@ -67,7 +69,9 @@ export class Programs {
       name: "gradient norm",
       shape: [1],
     }]);
-    this.gradients = compile(this.#gradientGraph(options), this.#engine);
+    const { graph, loss } = this.#gradientGraph(options);
+    this.gradients = compile(graph, this.#engine);
+    this.savedBytes = bytesAfter(this.gradients, loss);
     this.update = compile(this.#updateGraph(options.trainables), this.#engine);
     this.loss = compile(this.#lossGraph(options).graph, this.#engine);
   }
@@ -93,14 +97,14 @@ export class Programs {
     return { graph, loss };
   }
 
-  #gradientGraph(options: ProgramOptions): Graph {
+  #gradientGraph(options: ProgramOptions): { graph: Graph; loss: Tensor } {
     const { graph, loss } = this.#lossGraph(options);
     const parameters = [...options.trainables.parameters];
     const gradients = backward(graph, loss, parameters.map(([, variable]) => graph.use(variable)));
     parameters.forEach(([name], i) => {
       if (gradients[i]) accumulate(graph, options.trainables.gradient(name), gradients[i]);
     });
-    return graph;
+    return { graph, loss };
   }
 
   #updateGraph({ groups }: Trainables): Graph {
@@ -115,10 +119,14 @@ export class Programs {
     return graph;
   }
 
+  /** Bytes of the variables that programs are fed and read by. */
+  get variableBytes(): number {
+    return this.#variables.reduce((sum, variable) => sum + bytesOf(variable), 0);
+  }
+
   /** Bytes that a step needs beyond the model's and the trainables' variables. */
   get bytes(): number {
-    const own = this.#variables.reduce((sum, variable) => sum + bytesOf(variable), 0);
-    return own + this.gradients.workspaceBytes + this.update.workspaceBytes;
+    return this.variableBytes + this.gradients.workspaceBytes + this.update.workspaceBytes;
   }
 
   /** The variables that are not the trainables'. */

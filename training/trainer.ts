@@ -5,20 +5,17 @@
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { Adapter, checkBase } from "../adapters/adapter.ts";
-import { adapterMethod } from "../adapters/registry.ts";
 import { writeFileAtomic } from "../formats/atomic.ts";
-import { chooseEngine } from "../kernels/engines/choose.ts";
-import { Model } from "../rwkv/model.ts";
 import { listCheckpoints, loadNewest, resumePoint } from "./checkpoint.ts";
 import { dataDigest } from "./data/files.ts";
-import { readText, type Text } from "./data/text.ts";
-import { Learner } from "./learner.ts";
+import type { Text } from "./data/text.ts";
+import type { Learner } from "./learner.ts";
 import type { TrainListeners, TrainResult } from "./listeners.ts";
 import { stepCounts, trainSteps } from "./loop.ts";
-import { megabytes, requireMemory } from "./memory.ts";
+import { megabytes, planMemory, requireMemory } from "./memory.ts";
 import { Metrics } from "./metrics.ts";
 import { OptionError, settle, type TrainOptions } from "./options.ts";
+import { setUp } from "./setup.ts";
 import type { LoadedPrograms } from "./programs.ts";
 import {
   emptyRun,
@@ -33,7 +30,6 @@ import {
   RUN_VERSION,
   type RunConfig,
 } from "./run_folder.ts";
-import { startingTensors } from "./start.ts";
 import { Validation } from "./validation.ts";
 
 /** Trains an adapter, or a whole model, and leaves everything in the run folder. */
@@ -58,35 +54,20 @@ export async function train(
     hold();
   }
 
-  const method = settings.peft === "none" ? undefined : adapterMethod(settings.peft);
-  const start = startingTensors(settings, method);
-  const { engine, reason } = await chooseEngine(settings.engine);
-  onMessage(reason);
-  try {
-    onPhase?.("reading the text");
-    const text = await readText(settings, start.config.vocabulary, onMessage);
-    onPhase?.("loading the model");
-    using model = Model.load(settings.loadModel, engine, {
-      elsewhere: (name) => start.tensors.tensors.has(name),
-    });
-    if (start.tensors instanceof Adapter) checkBase(start.tensors, model.fingerprint, settings.loadModel);
-    const config: RunConfig = {
-      version: RUN_VERSION,
-      settings: placed(settings),
-      model: model.fingerprint,
-      data: dataDigest(settings.dataFile, settings.dataType),
-    };
-    if (previous) requireSameInputs(previous, config, projDir);
-    const learner = new Learner(model, method, start, settings, text.promptFormat);
-    onMessage(learner.describe());
-    onMessage(requireMemory(learner));
-    onPhase?.("preparing the programs");
-    using programs = await learner.programs.load();
-    const open = () => openRun(projDir, config, learner, { from, hold, onMessage });
-    return await runIn(projDir, open(), learner, programs, text, { ...listeners, onMessage });
-  } finally {
-    engine.dispose();
-  }
+  using setup = await setUp(settings, listeners);
+  const { learner, text } = setup;
+  const config: RunConfig = {
+    version: RUN_VERSION,
+    settings: placed(settings),
+    model: learner.model.fingerprint,
+    data: dataDigest(settings.dataFile, settings.dataType),
+  };
+  if (previous) requireSameInputs(previous, config, projDir);
+  onMessage(requireMemory(learner, planMemory(learner, text.heldOut !== undefined)));
+  onPhase?.("preparing the programs");
+  using programs = await learner.programs.load();
+  const first = openRun(projDir, config, learner, { from, hold, onMessage });
+  return await runIn(projDir, first, learner, programs, text, { ...listeners, onMessage });
 }
 
 /** Makes the run folder ready, or goes on in it. @returns the steps that were taken before; undefined in a new folder */
