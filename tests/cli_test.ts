@@ -99,12 +99,13 @@ function tensorFile(name: string, shapes: Record<string, number[]>): string {
 }
 
 Deno.test("run_bone with a file that is no model says what it is instead", async (t) => {
+  Deno.mkdirSync(inFolder("folder"));
   const file = (name: string, content: string) => (Deno.writeTextFileSync(inFolder(name), content), name);
   const cases: [string, string | RegExp][] = [
     ["nothing.pth", 'Cannot read "nothing.pth": there is no such file, check the path'],
     [file("empty.pth", ""), /^Cannot read "empty\.pth": .*/],
     [file("words.pth", "These are words, no tensors.\n"), /^Cannot read "words\.pth": .*/],
-    [".", /^Cannot read "\.": it is a folder; name a file$/m],
+    ["folder", /^Cannot read "folder": it is a folder; name a file$/m],
     [
       tensorFile("other.safetensors", { "layer.weight": [2, 2] }),
       /^Cannot use other\.safetensors: it is not an RWKV model/,
@@ -168,7 +169,7 @@ Deno.test("run_bone with settings that do not fit says which", async (t) => {
       /^The rank r of bone is 129, over the 128 input channels of blocks\.0\.att\.receptance: lower r$/m,
     ],
     [["--bone_config", '{"bone_mode":"bat"}'], 'Unknown bone_mode "bat" in --bone_config: there is bone'],
-    [["--peft", "pissa"], 'Unknown adapter "pissa": there are bone, lora'],
+    [["--peft", "pissa"], 'Unknown adapter "pissa": there are bone, bat, lora, state'],
     [["--vocab_size", "65536"], /^--vocab_size is 65536 but model\.safetensors has 97: /],
     [["--vocab", "text.txt"], /^The vocabulary text\.txt does not fit model\.safetensors/],
     [["--micro_bsz", "0"], "--micro_bsz must be a whole number of at least 1: it is 0"],

@@ -11,14 +11,14 @@ import type { Learner } from "./learner.ts";
 import type { TrainListeners } from "./listeners.ts";
 import { optimizerSettings, stepCounts } from "./loop.ts";
 import { advice, fits, type MemoryPlan, planMemory } from "./memory.ts";
-import { OptionError, settle, type TrainOptions, type TrainSettings } from "./options.ts";
+import { OptionError, settle, type TrainOptions } from "./options.ts";
 import { setUp } from "./setup.ts";
 import { freeFolder, readRun, resumedSettings } from "./run_folder.ts";
 
 /** What a run would be. */
 export interface TrainingPlan {
   /** Every option in effect. */
-  readonly settings: TrainSettings;
+  readonly settings: TrainOptions;
   /** Steps of the whole run. */
   readonly steps: number;
   /** What it takes of the engine's memory. */

@@ -13,8 +13,9 @@ import { OptionError } from "./options.ts";
 export interface LargestBinding {
   /** What it is, for people. */
   readonly what: string;
+  /** Bytes of it. */
   readonly bytes: number;
-  /** Undefined on an engine that binds nothing. */
+  /** Bytes that it may have. Undefined on an engine that binds nothing. */
   readonly limit: number | undefined;
 }
 
