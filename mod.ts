@@ -13,17 +13,14 @@
  *
  * @module
  */
-import { existsSync } from "node:fs";
 import { Adapter, AdapterError, checkBase, newAdapter } from "./adapters/adapter.ts";
 import { loadAdapter as loadAdapterFile } from "./adapters/file.ts";
-import { checkMerge, formatOf, type MergeCheck, writeMerged } from "./adapters/merge.ts";
 import type { AdapterHints } from "./adapters/method.ts";
 import { adapterMethod } from "./adapters/registry.ts";
 import { attach, wireAdapter } from "./adapters/wiring.ts";
-import { openTensorFile } from "./formats/tensor_file.ts";
 import { chooseEngine, type EngineChoice } from "./kernels/engines/choose.ts";
 import { generateTokens } from "./rwkv/generate.ts";
-import { fingerprint, Model } from "./rwkv/model.ts";
+import { Model } from "./rwkv/model.ts";
 import { Answer, PROMPT_FORMAT, promptFormat } from "./rwkv/prompt_format.ts";
 import { Session } from "./rwkv/session.ts";
 import { chooseTokenizer } from "./rwkv/tokenizer/choose.ts";
@@ -35,7 +32,9 @@ export { savePeft, type SavePeftOptions } from "./adapters/peft/write.ts";
 export type { PeftType } from "./adapters/peft/config.ts";
 export { Adapter, AdapterError };
 export type { HostTensor } from "./adapters/adapter.ts";
-export type { MergeCheck } from "./adapters/merge.ts";
+export type { MergeCheck } from "./adapters/check_merge.ts";
+export { mergeAdapter, type MergeOptions, type MergeResult } from "./adapters/merge_adapter.ts";
+export type { FloatDType } from "./adapters/merged_file.ts";
 export type {
   AdapterForward,
   AdapterHints,
@@ -138,77 +137,6 @@ export function createAdapter(model: Model, options: CreateAdapterOptions = {}):
  */
 export function loadAdapter(path: string, hints: AdapterHints = {}): Promise<Adapter> {
   return Promise.resolve().then(() => loadAdapterFile(path, hints));
-}
-
-/** What {@link mergeAdapter} folds together. */
-export interface MergeOptions {
-  /** Base model file. */
-  readonly base: string;
-  /** Adapter file, or an adapter. */
-  readonly adapter: string | Adapter;
-  /** Where the merged model goes: the base's format unless the extension says otherwise. */
-  readonly output: string;
-  /** Replace an existing output, and merge even into another base than the adapter was made for. */
-  readonly force?: boolean;
-  /** Which engine compares the two. Default: "auto". */
-  readonly engine?: EngineChoice;
-}
-
-/** What a merge came to. */
-export interface MergeResult extends MergeCheck {
-  /** Path of the merged model. */
-  readonly output: string;
-  /** One sentence on the engine that compared the two. */
-  readonly engine: string;
-}
-
-/**
- * Folds an adapter into its base model and compares the logits of both before the output gets its name.
- *
- * The merged file has the base's names, order, shapes and dtypes; the arithmetic is f32 and rounds once.
- * @throws AdapterError if the adapter does not fit or was made for another base
- * @throws Error if the merged model differs by more than rounding; nothing is left then
- */
-export async function mergeAdapter(options: MergeOptions): Promise<MergeResult> {
-  const { base, output, force = false } = options;
-  const adapter = typeof options.adapter === "string" ? loadAdapterFile(options.adapter) : options.adapter;
-  if (existsSync(output)) {
-    if (!force) {
-      throw new Deno.errors.AlreadyExists(
-        `The output ${output} exists: name another, or replace it with --force`,
-      );
-    }
-    if (
-      [base, options.adapter].some((path) =>
-        typeof path === "string" && Deno.realPathSync(path) === Deno.realPathSync(output)
-      )
-    ) {
-      throw new AdapterError(`The output ${output} is the base or the adapter itself: name another file`);
-    }
-  }
-  const unchecked = `${output}.unchecked`;
-  {
-    using file = openTensorFile(base);
-    if (!force) checkBase(adapter, fingerprint(file), base);
-    writeMerged(file, adapter, unchecked, { force: true, format: formatOf(output, file.format) });
-  }
-  const { engine, reason } = await chooseEngine(options.engine);
-  try {
-    const check = await checkMerge(base, adapter, unchecked, engine);
-    if (!(check.relativeError <= check.bound)) {
-      throw new Error(
-        `The merged model would differ from base plus adapter by ${
-          check.relativeError.toExponential(1)
-        } in its logits, ` +
-          `more than the ${check.bound} that rounding explains, so it was not written: please report this`,
-      );
-    }
-    Deno.renameSync(unchecked, output);
-    return { ...check, output, engine: reason };
-  } finally {
-    engine.dispose();
-    if (existsSync(unchecked)) Deno.removeSync(unchecked);
-  }
 }
 
 /** How {@link generate} goes on from a prompt. */

@@ -23,8 +23,10 @@ export interface Fit {
   readonly added: readonly string[];
 }
 
-/** The tensors that a model works without, so that an adapter may bring them. */
-const MAY_BE_ADDED = /^blocks\.\d+\.att\.time_state$/;
+/** Whether a tensor is one that a model works without, so that an adapter may bring it. */
+export function isInitialState(name: string): boolean {
+  return /^blocks\.\d+\.att\.time_state$/.test(name);
+}
 
 /**
  * Finds the place of each of an adapter's tensors.
@@ -52,7 +54,7 @@ export function fitTo(adapter: Adapter, file: TensorFile): Fit {
       const layer = Number(/\.(\d+)\./.exec(`.${site}`)?.[1] ?? 0);
       sites.set(linear.name, { site: { name: site, layer, in: width, out }, turned });
       atSites.set(site, (atSites.get(site) ?? new Set()).add(name.slice(dot + 1)));
-    } else if (MAY_BE_ADDED.test(name) && find("blocks.0.att.r_k")) added.push(name);
+    } else if (isInitialState(name) && find("blocks.0.att.r_k")) added.push(name);
     else unplaced.push(name);
   }
   if (unplaced.length) throw complaint(adapter, file, "it has no place for", unplaced);

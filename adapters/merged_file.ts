@@ -10,9 +10,10 @@ import { basename, dirname, join } from "node:path";
 import { type DType, fromFloat32, toFloat32 } from "../formats/dtype.ts";
 import { divideIntoShards, type PendingModel, prepareFile, prepareShards } from "../formats/pending.ts";
 import type { TensorFile, TensorFormat, TensorInfo } from "../formats/tensor_file.ts";
+import { PROMPT_FORMAT } from "../rwkv/prompt_format.ts";
 import { type Adapter, AdapterError } from "./adapter.ts";
-import { type Fit, fitTo } from "./fit.ts";
-import { mergedMetadata, mergedWeight, unmergedWeight } from "./merge.ts";
+import { type Fit, fitTo, isInitialState } from "./fit.ts";
+import { mergedWeight, unmergedWeight } from "./merge.ts";
 import { transposed } from "./transpose.ts";
 
 /** The dtypes that a model can be converted to. */
@@ -50,25 +51,25 @@ export function prepareMerged(
 ): PendingModel {
   const { force, dtype, unmerge = false } = options;
   const fit = fitTo(adapter, base);
-  if (unmerge && fit.replaced.size) {
+  // An initial state that the model was given goes again; any other tensor would have to come back.
+  const dropped = new Set(
+    unmerge ? [...fit.replaced].filter(([, { name }]) => isInitialState(name)).map(([at]) => at) : [],
+  );
+  const lost = unmerge ? [...fit.replaced.keys()].filter((name) => !dropped.has(name)) : [];
+  if (lost.length) {
     throw new AdapterError(
-      `Cannot take the ${adapter.method.name} adapter out again: it replaced "${
-        [...fit.replaced.keys()][0]
-      }"` +
-        `${
-          fit.replaced.size > 1 ? ` and ${fit.replaced.size - 1} more` : ""
-        }, whose first content it does not hold; ` +
+      `Cannot take the ${adapter.method.name} adapter out again: it replaced "${lost[0]}"` +
+        `${lost.length > 1 ? ` and ${lost.length - 1} more` : ""}, whose first content it does not hold; ` +
         "go back to the base model itself",
     );
   }
-  const brought = new Set(fit.added.map((name) => name));
-  const kept = [...base.tensors.values()];
+  const kept = [...base.tensors.values()].filter(({ name }) => !dropped.has(name));
   const converted = (info: TensorInfo): TensorInfo => ({
     ...info,
     name: base.prefix + info.name,
     dtype: dtype && FLOATS.includes(info.dtype) ? dtype : info.dtype,
   });
-  const added = unmerge ? [] : [...brought].map((name): TensorInfo => {
+  const added = unmerge ? [] : fit.added.map((name): TensorInfo => {
     const { shape } = adapter.tensors.get(name)!;
     return { name: base.prefix + name, shape, dtype: dtype ?? stateDType(base) };
   });
@@ -76,7 +77,10 @@ export function prepareMerged(
   const content = new MergedContent(base, adapter, fit, unmerge);
   const read = (info: TensorInfo) => content.of(info);
   const format = options.format ?? formatOf(output, base.format);
-  const common = { format, read, metadata: mergedMetadata(base, adapter), force };
+  const metadata = new Map(base.metadata);
+  if (unmerge) metadata.delete(PROMPT_FORMAT);
+  else if (adapter.promptFormat !== undefined) metadata.set(PROMPT_FORMAT, adapter.promptFormat);
+  const common = { format, read, metadata, force };
   const folder = folderOf(output, base, options.shardBytes);
   const pending = folder === undefined
     ? prepareFile(output, { ...common, tensors })
@@ -89,6 +93,17 @@ export function prepareMerged(
     );
   }
   return pending;
+}
+
+/** Writes a merged model at once, unchecked; see {@link prepareMerged}. @returns the path of the file or index */
+export function writeMerged(
+  base: TensorFile,
+  adapter: Adapter,
+  output: string,
+  options: WriteMergedOptions = {},
+): string {
+  using pending = prepareMerged(base, adapter, output, options);
+  return pending.commit();
 }
 
 /** The format of an output: after its extension, else the other's. */
@@ -175,7 +190,7 @@ class MergedContent {
 
   /** Tensors of the adapter that no tensor of the model has taken up. */
   unused(): string[] {
-    return this.unmerge ? [...this.#left].filter((name) => !this.fit.added.includes(name)) : [...this.#left];
+    return [...this.#left].filter((name) => !this.unmerge || !isInitialState(name));
   }
 
   of({ name: fullName, dtype }: TensorInfo): Uint8Array | Iterable<Uint8Array> {

@@ -68,6 +68,18 @@ export function real(meaning: string): Flag<number> {
   });
 }
 
+/** A number of bytes: 5000000, 500MB, 5GB (of a thousand each), 4GiB. */
+export function bytes(meaning: string): Flag<number> {
+  return one("BYTES", meaning, (text) => {
+    const [, count, prefix, binary] = /^(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b?)$/i.exec(text) ?? [];
+    if (count === undefined) throw new ValueError(`must be a number of bytes such as 5GB: it is "${text}"`);
+    const power = prefix ? "kmgt".indexOf(prefix.toLowerCase()) + 1 : 0;
+    const number = Math.floor(Number(count) * (binary ? 1024 : 1000) ** power);
+    if (number < 1) throw new ValueError(`must be at least one byte: it is "${text}"`);
+    return number;
+  });
+}
+
 /** On or off: alone, or with 1, 0, true or false. */
 export function toggle(meaning: string): Flag<boolean> {
   return {

@@ -5,34 +5,52 @@
  */
 import { existsSync } from "node:fs";
 import { dirname } from "node:path";
-import { checkFits } from "../adapters/adapter.ts";
+import { requireFit } from "../adapters/merge_adapter.ts";
 import { openTensorFile } from "../formats/tensor_file.ts";
-import { type Adapter, loadAdapter, mergeAdapter } from "../mod.ts";
-import { readModelConfig } from "../rwkv/model.ts";
+import { type Adapter, type AdapterHints, loadAdapter, mergeAdapter } from "../mod.ts";
 import { OptionError } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
-import { choice, helpText, parseFlags, real, text, toggle } from "./flags.ts";
+import { bytes, choice, helpText, parseFlags, real, text, toggle } from "./flags.ts";
 import { adapterOf, baseOf, mergedPath, newestRun } from "./runs.ts";
 
-const USAGE = `Folds an adapter into its base model and checks that the merged model says the same.
+const USAGE = `Folds an adapter into its base model and checks that the merged model does the same.
 
   sh scripts/merge_bone.sh --base_model model.pth --lora_checkpoint runs/mine/adapter.pth --output merged.pth
   deno task merge_bone
 
-Without flags it merges the newest run under runs/ with the model that the run began with.`;
+Without flags it merges the newest run under runs/ with the model that the run began with.
+
+The adapter may be any that this project trains, an RWKV-PEFT .pth, or a Hugging Face PEFT directory of BONE, MISS or LORA. The base
+may be any safetensors or .pth model that it fits, a Llama as well: a file, the index of several, or a folder. One tensor at a time
+is in memory.`;
 
 const FILES = {
-  baseModel: text("FILE", "base model; without it, the one that the adapter's run began with"),
-  loraCheckpoint: text("FILE", "adapter; without it, that of the newest run under runs/"),
+  baseModel: text(
+    "FILE",
+    "base model, index or folder; without it, the one that the adapter's run began with",
+  ),
+  loraCheckpoint: text(
+    "FILE",
+    "adapter file or PEFT directory; without it, that of the newest run under runs/",
+  ),
   output: text(
     "FILE",
-    "merged model, in the base's format unless .pth or .safetensors says otherwise; without it, merged.* beside the adapter",
+    "merged model, in the base's format unless .pth or .safetensors says otherwise, or a folder for a model in several files; " +
+      "without it, merged.* beside the adapter",
   ),
+  dtype: choice(
+    ["fp32", "fp16", "bf16"],
+    "dtype of the merged model; without it, each tensor keeps the base's",
+  ),
+  shardSize: bytes("most bytes of a file, such as 5GB: the output is a folder with an index"),
+  unmerge: toggle("take the adapter out of --base_model, which it was merged into"),
   loraAlpha: real("alpha of a LoRA whose file does not hold it"),
+  batAxis: choice(["in", "out"], "how the blocks of a BAT are chosen, where its file does not show it"),
   force: toggle("replace an existing output, and merge even into another base than the adapter was made for"),
   engine: choice(["auto", "webgpu", "cpu"], "what to compute the check on"),
 };
+const DTYPES = { fp32: "F32", fp16: "F16", bf16: "BF16" } as const;
 const OTHERS = {
   quant: choice(["none"], "", "quantised bases are not supported yet"),
   device: text("NAME", ""),
@@ -52,27 +70,34 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   const { base, adapter, run } = inputs(values);
   const output = values.output ?? mergedPath(run, base);
   checkOutput(output, [base, adapter], force);
-  const { loraAlpha } = values;
-  const loaded = await loadAdapter(adapter, loraAlpha === undefined ? {} : { loraAlpha });
+  const { loraAlpha, batAxis, dtype, shardSize, unmerge = false } = values;
+  const hints: AdapterHints = {
+    ...(loraAlpha === undefined ? {} : { loraAlpha }),
+    ...(batAxis === undefined ? {} : { batAxis }),
+  };
+  const loaded = await loadAdapter(adapter, hints);
   fits(loaded, base);
-  console.error(`Merging ${adapter} into ${base}`);
+  console.error(unmerge ? `Taking ${adapter} out of ${base}` : `Merging ${adapter} into ${base}`);
   work.begun = true;
-  const { largestDifference, relativeError, bound, engine: by } = await mergeAdapter({
+  const result = await mergeAdapter({
     base,
     adapter: loaded,
     output,
     force,
     engine,
+    unmerge,
+    ...(dtype === undefined ? {} : { dtype: DTYPES[dtype] }),
+    ...(shardSize === undefined ? {} : { shardBytes: shardSize }),
   });
-  console.error(by);
+  console.error(result.engine);
+  if (result.sameBase) console.error("The base is the one that the adapter was trained on, by its SHA-256");
   console.log(
-    `Checked: logits differ from base plus adapter by at most ${
-      largestDifference.toPrecision(2)
-    }, relative error ` +
-      `${relativeError.toExponential(1)} where rounding explains ${bound}`,
+    `Checked: ${result.compared} differ from base plus adapter by at most ${
+      result.largestDifference.toPrecision(2)
+    }, relative error ${result.relativeError.toExponential(1)} where rounding explains ${result.bound}`,
   );
   console.log(`Written to ${output}`);
-  console.log(`Try it with: ${commandLine("generate", ["--load_model", output])}`);
+  if (result.isRwkv7) console.log(`Try it with: ${commandLine("generate", ["--load_model", output])}`);
   return 0;
 }
 
@@ -102,7 +127,7 @@ function checkOutput(output: string, inputs: readonly string[], force: boolean):
 /** @throws AdapterError if the adapter does not fit the base model */
 function fits(adapter: Adapter, base: string): void {
   using file = openTensorFile(base);
-  checkFits(adapter, readModelConfig(file));
+  requireFit(adapter, file);
 }
 
 /** What to merge: as said, or the newest run. */

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { existsSync, statSync } from "node:fs";
 import { dirname, extname, join, relative } from "node:path";
 
 /** Where runs go that were given no folder, from where the person stands. */
@@ -27,9 +28,10 @@ export function adapterOf(run: string): string {
   return join(run, "adapter.pth");
 }
 
-/** Where a run's merged model goes by default: beside the adapter, in the base's format. */
+/** Where a run's merged model goes by default: beside the adapter, in the base's format; a folder for a base in several files. */
 export function mergedPath(run: string, base: string): string {
-  return join(run, `merged${extname(base) || ".safetensors"}`);
+  const isFolder = base.endsWith(".index.json") || existsSync(base) && statSync(base).isDirectory();
+  return join(run, isFolder ? "merged" : `merged${extname(base) || ".safetensors"}`);
 }
 
 /** The base model of a run, as its settings name it; undefined where the folder is no run. */

@@ -6,7 +6,8 @@
 import assert from "node:assert/strict";
 import { Adapter, checkFits } from "../adapters/adapter.ts";
 import { loadAdapter, saveAdapter } from "../adapters/file.ts";
-import { mergedWeight, unmergedWeight, writeMerged } from "../adapters/merge.ts";
+import { mergedWeight, unmergedWeight } from "../adapters/merge.ts";
+import { writeMerged } from "../adapters/merged_file.ts";
 import type { Settings } from "../adapters/method.ts";
 import { adapterMethod, adapterMethods } from "../adapters/registry.ts";
 import { type DType, toFloat32 } from "../formats/dtype.ts";

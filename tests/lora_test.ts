@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { Adapter } from "../adapters/adapter.ts";
 import { loadAdapter, saveAdapter } from "../adapters/file.ts";
-import { mergedWeight, writeMerged } from "../adapters/merge.ts";
+import { mergedWeight } from "../adapters/merge.ts";
+import { writeMerged } from "../adapters/merged_file.ts";
 import { adapterMethod } from "../adapters/registry.ts";
 import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
 import { Model } from "../rwkv/model.ts";

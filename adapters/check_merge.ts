@@ -1,0 +1,225 @@
+/**
+ * What a merged model is measured against: the base model with its adapter.
+ *
+ * An RWKV-7 model that fits into memory is compared by its logits, on a text that base plus adapter writes itself: tokens that a model
+ * never met would amplify rounding beyond any use. Any other model is compared layer by layer, on noise: what each merged weight makes
+ * of it against what the adapter's own expression makes of it on the base weight.
+ *
+ * @module
+ */
+import { openTensorFile, type TensorFile } from "../formats/tensor_file.ts";
+import type { Engine, Executable } from "../kernels/engine.ts";
+import { Graph, Variable } from "../kernels/graph.ts";
+import { matmul } from "../kernels/ops/matmul/op.ts";
+import { assign } from "../kernels/ops/update/op.ts";
+import { compile } from "../kernels/plan.ts";
+import { Model } from "../rwkv/model.ts";
+import { Session } from "../rwkv/session.ts";
+import type { Adapter } from "./adapter.ts";
+import { fitTo, type Place } from "./fit.ts";
+import type { Site } from "./method.ts";
+import { transposed } from "./transpose.ts";
+import { attach, wireAdapter } from "./wiring.ts";
+
+/** How far a merged model is from base plus adapter. */
+export interface MergeCheck {
+  /** What was compared: the logits of a text, or the outputs of every adapted layer. */
+  readonly compared: "logits" | "layers";
+  /** Largest difference of two logits, or of two outputs. */
+  readonly largestDifference: number;
+  /** ‖merged − base plus adapter‖ / ‖base plus adapter‖ over all of them. */
+  readonly relativeError: number;
+  /** What the relative error may be, from the dtype that the weights were rounded to. */
+  readonly bound: number;
+}
+
+/** Relative error that rounding the weights once explains, with room. */
+const ROUNDING: Readonly<Record<string, number>> = { F64: 1e-4, F32: 1e-4, F16: 4e-3, BF16: 3e-2 };
+/** Tokens that the logits are compared on. */
+const PROBE_TOKENS = 32;
+/** Rows of noise that a layer is compared on. */
+const PROBE_ROWS = 8;
+
+/** Sums up differences. */
+class Comparison {
+  largestDifference = 0;
+  #differences = 0;
+  #squares = 0;
+
+  add(found: ArrayLike<number>, wanted: ArrayLike<number>): void {
+    for (let i = 0; i < wanted.length; i++) {
+      const difference = Math.abs(found[i]! - wanted[i]!);
+      // NaN is larger than anything.
+      if (!(difference <= this.largestDifference)) this.largestDifference = difference;
+      this.#differences += difference ** 2;
+      this.#squares += wanted[i]! ** 2;
+    }
+  }
+
+  result(compared: MergeCheck["compared"], bound: number): MergeCheck {
+    const relativeError = this.#differences === 0 ? 0 : Math.sqrt(this.#differences / this.#squares);
+    return { compared, largestDifference: this.largestDifference, relativeError, bound };
+  }
+}
+
+/** The bound for a merged file: that of the coarsest dtype among the layers that an adapter may sit on. */
+function boundOf(merged: TensorFile, weights: Iterable<string>): number {
+  return Math.max(1e-4, ...[...weights].map((name) => ROUNDING[merged.tensors.get(name)!.dtype] ?? 0));
+}
+
+/**
+ * Compares the logits of a merged RWKV-7 model with those of base plus adapter.
+ * @param base,merged paths
+ */
+export async function compareLogits(
+  base: string,
+  adapter: Adapter,
+  merged: string,
+  engine: Engine,
+): Promise<MergeCheck> {
+  const probe = [0];
+  const wanted: Float32Array[] = [];
+  await withSession(base, adapter, engine, async (session) => {
+    for (let i = 0; i < PROBE_TOKENS; i++) {
+      const logits = await session.feed([probe[i]!]);
+      wanted.push(logits);
+      probe.push(logits.indexOf(Math.max(...logits)));
+    }
+  });
+  const found = await withSession(
+    merged,
+    undefined,
+    engine,
+    (session) => session.feed(probe.slice(0, -1), "all"),
+  );
+  const comparison = new Comparison();
+  wanted.forEach((logits, i) =>
+    comparison.add(found.subarray(i * logits.length, (i + 1) * logits.length), logits)
+  );
+  using file = openTensorFile(merged);
+  return comparison.result("logits", boundOf(file, ["blocks.0.att.key.weight"]));
+}
+
+async function withSession<T>(
+  path: string,
+  adapter: Adapter | undefined,
+  engine: Engine,
+  use: (session: Session) => Promise<T>,
+): Promise<T> {
+  using model = Model.load(path, engine);
+  using attachment = adapter && attach(adapter, model);
+  const session = new Session(
+    model.config,
+    (graph) => attachment ? wireAdapter(graph, model, attachment) : model.wire(graph),
+    engine,
+  );
+  try {
+    return await use(session);
+  } finally {
+    session.dispose();
+  }
+}
+
+/** Compares every adapted layer of a merged model of any kind with the base's, one at a time. */
+export async function compareLayers(
+  base: TensorFile,
+  adapter: Adapter,
+  merged: TensorFile,
+  engine: Engine,
+): Promise<MergeCheck> {
+  const comparison = new Comparison(), layers = new Map<string, ProbedLayer>();
+  const fit = fitTo(adapter, base);
+  try {
+    for (const [name, place] of fit.sites) {
+      const { site } = place, key = JSON.stringify([site.in, site.out, adapter.settingsAt(site.name)]);
+      const layer = layers.get(key) ?? await ProbedLayer.load(adapter, site, engine);
+      layers.set(key, layer);
+      const { adapted, plain } = await layer.outputs(
+        site,
+        weightAt(base, name, place),
+        weightAt(merged, name, place),
+      );
+      comparison.add(plain, adapted);
+    }
+  } finally {
+    layers.forEach((layer) => layer.dispose());
+  }
+  return comparison.result("layers", boundOf(merged, fit.sites.keys()));
+}
+
+/** The weight of a layer, [out, in] as the adapter sees it. */
+function weightAt(file: TensorFile, name: string, { turned }: Place<unknown>): Float32Array {
+  const data = file.readFloat32(name);
+  return turned ? transposed({ shape: file.tensors.get(name)!.shape, data }).data : data;
+}
+
+/** A program that gives a layer's outputs for noise, twice: with the adapter on one weight, and plainly with another. */
+class ProbedLayer {
+  private constructor(
+    readonly adapter: Adapter,
+    readonly engine: Engine,
+    readonly executable: Executable,
+    readonly variables: Readonly<Record<"base" | "merged" | "x" | "adapted" | "plain", Variable>>,
+    readonly parameters: ReadonlyMap<string, Variable>,
+  ) {}
+
+  static async load(adapter: Adapter, site: Site, engine: Engine): Promise<ProbedLayer> {
+    const { method } = adapter, settings = adapter.settingsAt(site.name), rows = PROBE_ROWS;
+    const variables = {
+      base: new Variable("base", [site.out, site.in]),
+      merged: new Variable("merged", [site.out, site.in]),
+      x: new Variable("x", [rows, site.in]),
+      adapted: new Variable("adapted", [rows, site.out]),
+      plain: new Variable("plain", [rows, site.out]),
+    };
+    const parameters = new Map(
+      Object.entries(method.parameters(site, settings)).map((
+        [name, { shape }],
+      ) => [name, new Variable(name, shape)]),
+    );
+    const graph = new Graph();
+    const x = graph.use(variables.x), weight = graph.use(variables.base);
+    const adapted = method.forward({
+      graph,
+      site,
+      settings,
+      x,
+      weight,
+      base: (x) => matmul(graph, x, weight, { transposeB: true }),
+      parameters: Object.fromEntries([...parameters].map(([name, variable]) => [name, graph.use(variable)])),
+      dropout: (x) => x,
+    });
+    assign(graph, variables.adapted, adapted);
+    assign(graph, variables.plain, matmul(graph, x, graph.use(variables.merged), { transposeB: true }));
+    for (const variable of [...Object.values(variables), ...parameters.values()]) engine.allocate(variable);
+    engine.write(variables.x, noise(rows * site.in));
+    return new ProbedLayer(adapter, engine, await engine.load(compile(graph)), variables, parameters);
+  }
+
+  async outputs(site: Site, base: Float32Array, merged: Float32Array) {
+    const { engine, variables, adapter } = this;
+    engine.write(variables.base, base);
+    engine.write(variables.merged, merged);
+    for (const [name, variable] of this.parameters) {
+      engine.write(variable, adapter.tensors.get(`${site.name}.${name}`)!.data);
+    }
+    this.executable.run();
+    return { adapted: await engine.read(variables.adapted), plain: await engine.read(variables.plain) };
+  }
+
+  dispose(): void {
+    this.executable.dispose();
+    [...Object.values(this.variables), ...this.parameters.values()].forEach((variable) =>
+      this.engine.free(variable)
+    );
+  }
+}
+
+/** The same numbers every time, between -1 and 1, without a pattern that shards could meet. */
+function noise(count: number): Float32Array {
+  let state = 1;
+  return Float32Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 31 - 1;
+  });
+}

@@ -1,0 +1,151 @@
+/**
+ * Merging from end to end: which files, what is checked before and after, and that a model gets its name only if it is right.
+ *
+ * @module
+ */
+import { existsSync } from "node:fs";
+import { dirname } from "node:path";
+import { openTensorFile, type TensorFile } from "../formats/tensor_file.ts";
+import { chooseEngine, type EngineChoice } from "../kernels/engines/choose.ts";
+import type { Engine } from "../kernels/engine.ts";
+import { fingerprint, readModelConfig } from "../rwkv/model.ts";
+import { type Adapter, AdapterError, checkBase, checkFits } from "./adapter.ts";
+import { compareLayers, compareLogits, type MergeCheck } from "./check_merge.ts";
+import { loadAdapter } from "./file.ts";
+import { fitTo, isInitialState } from "./fit.ts";
+import { copyCompanions, type FloatDType, prepareMerged } from "./merged_file.ts";
+import type { AdapterHints } from "./method.ts";
+
+/** What {@link mergeAdapter} folds together. */
+export interface MergeOptions {
+  /** Base model: a file, the index of several, or a folder with one of these. RWKV-7, or any other model of linear layers. */
+  readonly base: string;
+  /** Adapter file, PEFT directory, or an adapter. */
+  readonly adapter: string | Adapter;
+  /** What the adapter's file may leave unsaid. */
+  readonly hints?: AdapterHints;
+  /** Where the merged model goes: the base's format unless the extension says otherwise; a folder for several files. */
+  readonly output: string;
+  /** Element type of the merged model's floating-point tensors. Default: each tensor's own in the base. */
+  readonly dtype?: FloatDType;
+  /** Most bytes of a file of an output folder. Default: as the base is divided. */
+  readonly shardBytes?: number;
+  /** Takes the adapter out of a model that it was merged into, which is then the base here. */
+  readonly unmerge?: boolean;
+  /** Replace an existing output, and merge even into another base than the adapter was made for. */
+  readonly force?: boolean;
+  /** Which engine compares the two. Default: "auto". */
+  readonly engine?: EngineChoice;
+}
+
+/** What a merge came to. */
+export interface MergeResult extends MergeCheck {
+  /** Path of the merged model: the file, or the index of several. */
+  readonly output: string;
+  /** One sentence on the engine that compared the two. */
+  readonly engine: string;
+  /** Whether the base is known to be the one that the adapter was made for; undefined where the adapter does not say. */
+  readonly sameBase: boolean | undefined;
+  /** Whether it is an RWKV-7 model with the official names, which this project runs. */
+  readonly isRwkv7: boolean;
+}
+
+/** Bytes of a model that is compared by its logits on a processor, where it lies in memory as a whole; a larger one is by its layers. */
+const MOST_IN_MEMORY = 5e8;
+
+/**
+ * Folds an adapter into its base model and compares both before the output gets its name.
+ *
+ * One tensor at a time is in memory. The merged model has the base's names, order, shapes and dtypes, unless another dtype is asked
+ * for; the arithmetic is f32 and rounds once.
+ * @throws AdapterError if the adapter does not fit or was made for another base
+ * @throws Error if the merged model differs by more than rounding; nothing is left then
+ */
+export async function mergeAdapter(options: MergeOptions): Promise<MergeResult> {
+  const { base, output, force = false, unmerge = false, dtype, shardBytes } = options;
+  const adapter = typeof options.adapter === "string"
+    ? loadAdapter(options.adapter, options.hints)
+    : options.adapter;
+  checkOutput(output, [base, options.adapter], force);
+  using file = openTensorFile(base);
+  const isRwkv7 = requireFit(adapter, file);
+  const sameBase = isRwkv7 && !unmerge && adapter.base ? adapter.base === fingerprint(file) : undefined;
+  if (sameBase === false && !force) checkBase(adapter, "", base);
+  const isFolder = file.path !== base || file.shards.length > 0;
+  const several = shardBytes ??
+    (isFolder && !file.shards.length && !/\.\w+$/.test(output) ? Infinity : undefined);
+  using pending = prepareMerged(file, adapter, output, { dtype, shardBytes: several, unmerge, force });
+  const { engine, reason } = await chooseEngine(options.engine);
+  try {
+    using merged = openTensorFile(pending.path);
+    checkSame(file, merged, adapter);
+    const [before, after] = unmerge ? [merged, file] : [file, merged];
+    const check = isRwkv7 && fitsInto(engine, file)
+      ? await compareLogits(before.path, adapter, after.path, engine)
+      : await compareLayers(before, adapter, after, engine);
+    if (!(check.relativeError <= check.bound)) {
+      throw new Error(
+        `The ${unmerge ? "unmerged" : "merged"} model would differ from base plus adapter by ${
+          check.relativeError.toExponential(1)
+        } in its ${check.compared}, more than the ${check.bound} that rounding explains, so it was not written: ` +
+          (unmerge ? "the adapter may not be what was merged into it" : "please report this"),
+      );
+    }
+    const written = pending.commit();
+    if (written.endsWith(".index.json") && isFolder) copyCompanions(file, dirname(written), dtype);
+    return { ...check, output: written, engine: reason, sameBase, isRwkv7 };
+  } finally {
+    engine.dispose();
+  }
+}
+
+/**
+ * Checks that an adapter fits a file of weights, whatever model it is of.
+ * @returns whether it is an RWKV-7 model with the official names
+ * @throws AdapterError, ModelError
+ */
+export function requireFit(adapter: Adapter, file: TensorFile): boolean {
+  const isRwkv7 = file.tensors.has("blocks.0.att.r_k");
+  if (isRwkv7) checkFits(adapter, readModelConfig(file));
+  else fitTo(adapter, file);
+  return isRwkv7;
+}
+
+/** Whether a model is compared by its logits on this engine. */
+function fitsInto(engine: Engine, file: TensorFile): boolean {
+  const bytes = [...file.tensors.values()].reduce(
+    (sum, { shape, dtype }) => sum + shape.reduce((a, b) => a * b, 1) * (dtype === "F32" ? 4 : 2),
+    0,
+  );
+  return bytes <= (engine.name === "cpu" ? MOST_IN_MEMORY : (engine.limitBytes ?? Infinity) / 2);
+}
+
+function checkOutput(output: string, inputs: readonly (string | Adapter)[], force: boolean): void {
+  if (!existsSync(output)) return;
+  const isFolder = Deno.statSync(output).isDirectory;
+  const replaced = inputs.find((input) =>
+    typeof input === "string" && existsSync(input) && Deno.realPathSync(input) === Deno.realPathSync(output)
+  );
+  if (!force && !isFolder) {
+    throw new Deno.errors.AlreadyExists(
+      `The output ${output} exists: name another, or replace it with --force`,
+    );
+  }
+  if (replaced !== undefined) {
+    throw new AdapterError(`The output ${output} is the base or the adapter itself: name another file`);
+  }
+}
+
+/** Checks that the written model has the base's tensors, in order and shape. @throws Error if not, which is a fault of this program */
+function checkSame(base: TensorFile, merged: TensorFile, adapter: Adapter): void {
+  const listed = (file: TensorFile) =>
+    [...file.tensors.values()].filter(({ name }) => base.tensors.has(name) && !isInitialState(name))
+      .map(({ name, shape }) => `${file.prefix}${name} [${shape}]`);
+  const extra = [...merged.tensors.keys()].filter((name) =>
+    !base.tensors.has(name) && !adapter.tensors.has(name)
+  );
+  const wanted = listed(base), found = listed(merged);
+  if (extra.length || wanted.length !== found.length || wanted.some((text, i) => text !== found[i])) {
+    throw new Error("The merged model has not the base's tensors, so it was not written: please report this");
+  }
+}
