@@ -117,7 +117,7 @@ function fitsInto(engine: Engine, file: TensorFile): boolean {
     (sum, { shape, dtype }) => sum + shape.reduce((a, b) => a * b, 1) * (dtype === "F32" ? 4 : 2),
     0,
   );
-  return bytes <= (engine.name === "cpu" ? MOST_IN_MEMORY : (engine.limitBytes ?? Infinity) / 2);
+  return bytes <= (engine.name === "cpu" ? MOST_IN_MEMORY : engine.room("f32") / 2);
 }
 
 function checkOutput(output: string, inputs: readonly (string | Adapter)[], force: boolean): void {
