@@ -3,10 +3,9 @@
  * are compared with the cpu engine's.
  *
  *     deno task bench:wkv7 [--engine webgpu|cpu] [--sizes 1x1024,1x8192,8x1024] [--heads 12] [--head-size 64] [--layers 12]
- *         [--layouts 8/1/8/8s,16/2/8/8]
+ *         [--layouts 8/1/16/16,8/1/8/8]
  *
- * A layout is rows / rows a thread / key threads / block, and s where blocks are solved beforehand (`ScanLayout`); without any, the
- * one in use is measured. Each time is of `--layers` calls in a row, as in a step of a model, submitted together.
+ * A layout is rows / rows a thread / key threads / block (`ScanLayout`); without any, two are measured. Each time is of `--layers` calls in a row, as in a step of a model, submitted together.
  *
  * @module
  */
@@ -144,7 +143,7 @@ async function time(
   engine: Engine,
   program: Program,
   name: string,
-  keep: (pass: Pass, index: number, passes: readonly Pass[]) => boolean = () => true,
+  keep: (pass: Pass, index: number) => boolean = () => true,
 ): Promise<number> {
   const node = program.nodes.find(({ op }) => op.name === name)!;
   const repeated: Node = {
@@ -170,21 +169,19 @@ async function time(
 const { engine, reason } = await chooseEngine(values.engine as EngineChoice);
 console.log(`${reason}\nH ${H}, N ${N}; milliseconds of ${layers} layers\n`);
 const parse = (text: string): ScanLayout => {
-  const [rows, rowsAThread, keyThreads, block] = text.split("/").map(parseFloat) as [
+  const [rows, rowsAThread, keyThreads, block] = text.split("/").map(Number) as [
     number,
     number,
     number,
     number,
   ];
-  return { rows, rowsAThread, keyThreads, block, solved: text.endsWith("s") };
+  return { rows, rowsAThread, keyThreads, block };
 };
-const nameOf = ({ rows, rowsAThread, keyThreads, block, solved }: ScanLayout) =>
-  `${rows}/${rowsAThread}/${keyThreads}/${block}${solved ? "s" : ""}`;
 const layouts = engine.name === "cpu"
   ? []
   : values.layouts
   ? values.layouts.split(",").map(parse)
-  : [scanLayout(N)];
+  : [16384, 32768].map((workgroupBytes) => scanLayout(N, { workgroupBytes, bindingBytes: 0, workgroups: 0 }));
 const line = (...cells: (string | number)[]) =>
   console.log(
     cells.map((cell, i) => (typeof cell === "number" ? cell.toFixed(2) : cell).padStart(i ? 13 : 12)).join(
@@ -198,7 +195,9 @@ const wanted = await resultsOf(cpu.engine, small);
 for (const layout of layouts) {
   const error = worst(await resultsOf(engine, small, lowered(small.program, layout)), wanted);
   console.log(
-    `${nameOf(layout)}: differs from the cpu engine by ${error.toExponential(1)} over ${COMPARED} steps`,
+    `${Object.values(layout).join("/")}: differs from the cpu engine by ${
+      error.toExponential(1)
+    } over ${COMPARED} steps`,
   );
 }
 for (const size of values.sizes.split(",")) {
@@ -215,22 +214,38 @@ for (const size of values.sizes.split(",")) {
     if (!layouts.length) {
       line("", "forward", await time(engine, made.program, "wkv7"));
       line("", "gradient", await time(engine, made.program, "wkv7Gradient"));
-    } else line("layout", "forward", "", "", "its blocks", "scan back", "", "", "chunks", "", "", "sum");
+    } else {line(
+        "layout",
+        "forward",
+        "",
+        "",
+        "blocks",
+        "scan",
+        "output",
+        "gradient",
+        "",
+        "",
+        "scan",
+        "chunks",
+        "sum",
+      );}
     for (const layout of layouts) {
       const program = lowered(made.program, layout), kept = N / CHUNK;
-      const forward = await time(engine, program, "wkv7");
-      const scan = await time(engine, program, "wkv7Gradient", (_, i, all) => i < all.length - 1);
-      const chunks = await time(engine, program, "wkv7Gradient", (_, i, all) => i === all.length - 1);
+      const forward = await time(engine, program, "wkv7"),
+        gradient = await time(engine, program, "wkv7Gradient");
+      const pass = (name: string, wanted: number) => time(engine, program, name, (_, i) => i === wanted);
       line(
-        nameOf(layout),
+        Object.values(layout).join("/"),
         forward,
         rates(forward, 8 + kept, 9),
-        layout.solved ? await time(engine, program, "wkv7", (_, i) => i === 0) : "",
-        scan,
-        rates(scan, 8 + kept, 9),
-        chunks,
-        rates(chunks, 14 + 2 * kept, 20),
-        forward + scan + chunks,
+        await pass("wkv7", 0),
+        await pass("wkv7", 1),
+        await pass("wkv7", 2),
+        gradient,
+        rates(gradient, 22 + 3 * kept, 29),
+        await pass("wkv7Gradient", 1),
+        await pass("wkv7Gradient", 3),
+        forward + gradient,
       );
     }
   });

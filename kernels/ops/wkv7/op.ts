@@ -20,7 +20,7 @@ import { type NumberArray, type Op, requireF32, shapeError } from "../../op.ts";
 import { constant } from "../map/op.ts";
 import { concatRows } from "../rows/op.ts";
 import { wkv7Backward, wkv7Forward } from "./cpu.ts";
-import { backwardPasses, forwardPasses } from "./webgpu.ts";
+import { backwardPasses, forwardPasses, solvedSize } from "./webgpu.ts";
 
 /** Steps between kept states. */
 export const CHUNK = 16;
@@ -59,7 +59,7 @@ const wkv7Op: Op<Wkv7Attributes> = {
       { shape: [B * H, chunks * N * N], dtype: "f32" },
       { shape: [B, H * N * N], dtype: "f32" },
       { shape: [B * T, C], dtype: "f32" },
-      { shape: [B * H, chunks * CHUNK * (N + CHUNK)], dtype: "f32" },
+      { shape: [B * H, chunks * solvedSize(N)], dtype: "f32" },
     ];
   },
   gradient({ graph, attributes, inputs: [streams, initial], outputs: [y, states, , sa], dOutputs, wanted }) {
@@ -108,7 +108,7 @@ const wkv7GradientOp: Op<Wkv7Attributes> = {
       { shape: [B, H * N * N], dtype: "f32" },
       { shape: [B * H, chunks * N * N], dtype: "f32" },
       { shape: [B * T, C], dtype: "f32" },
-      { shape: [B * H, chunks * CHUNK * (N + CHUNK)], dtype: "f32" },
+      { shape: [B * H, chunks * solvedSize(N)], dtype: "f32" },
     ];
   },
   units: (node) => heads(node.inputs[0]!, node.attributes),

@@ -1,6 +1,7 @@
 /**
- * The recurrence on a GPU. Two scans walk through time, one for the state and one for its gradient; each divides the rows of the
- * state, which do not mix, over workgroups. What is left of the gradient is done for all chunks at once.
+ * The recurrence on a GPU, in three passes each way through time. What blocks of steps do to any state is worked out for all blocks at
+ * once; a scan goes from block to block, with the rows of the state, which do not mix, divided over workgroups; what the steps read
+ * from the state is then worked out for all chunks at once, and so is what is left of the gradient.
  *
  * How a scan is divided does not change its result beyond rounding: see {@link ScanLayout}.
  *
@@ -11,9 +12,9 @@ import { type DeviceLimits, grid, type Pass, unrolled } from "../../op.ts";
 import { lanes } from "./lanes.ts";
 import { CHUNK, type Wkv7Attributes, wkv7Sizes } from "./op.ts";
 import chunkShader from "./chunk_gradient.wgsl" with { type: "text" };
-import blocksShader from "./scan_blocks.wgsl" with { type: "text" };
-import solveShader from "./solve.wgsl" with { type: "text" };
+import outputShader from "./output.wgsl" with { type: "text" };
 import scanShader from "./scan.wgsl" with { type: "text" };
+import solveShader from "./solve.wgsl" with { type: "text" };
 
 /** How a scan is divided. */
 export interface ScanLayout {
@@ -25,15 +26,10 @@ export interface ScanLayout {
   readonly keyThreads: number;
   /** Steps that are taken at a time; 4 divides it, and it divides {@link CHUNK}. */
   readonly block: number;
-  /** Whether the blocks are solved beforehand, so that threads wait for each other once a block, not once a step. */
-  readonly solved: boolean;
 }
 
-/** Workgroup memory that every device has. */
-const WORKGROUP_BYTES = 16384;
-
-/** Most loads of a stage that a thread makes: they are written out, and each keeps a register. */
-const MOST_LOADS = 16;
+/** Most loads of a block that a thread makes: they are written out, and each keeps a register. */
+const MOST_LOADS = 24;
 
 /** The largest divisor of n that is at most `most`. */
 function divisor(n: number, most: number): number {
@@ -44,34 +40,34 @@ function divisor(n: number, most: number): number {
 /** Channels that are worked on at a time. */
 const width = (N: number) => N % 4 === 0 ? 4 : 1;
 
+/** Numbers that are worked out for a block: W, what its steps add and send back, their decay, and K'. */
+const recordSize = (N: number, block: number) => (3 * block + 1) * N + block * block;
+
+/** Numbers that are worked out for the blocks of a chunk, however long those are. */
+export function solvedSize(N: number): number {
+  return Math.max(...[4, 8, 16].map((block) => CHUNK / block * recordSize(N, block)));
+}
+
 /** What the loops of a scan are bounded by, and its bytes of workgroup memory. */
-function scanBounds(N: number, { rows, rowsAThread, keyThreads, block, solved }: ScanLayout) {
-  const lanes = N / width(N), threads = rows / rowsAThread * keyThreads;
+function scanBounds(N: number, { rows, rowsAThread, keyThreads, block }: ScanLayout) {
+  const threads = rows / rowsAThread * keyThreads, signals = block * rows;
   const each = (count: number) => Math.ceil(count / threads);
-  const held = { HELD: rowsAThread * lanes / keyThreads, ROWS_A_THREAD: rowsAThread };
-  const drives = each(block * rows), sums = rows * keyThreads;
-  if (!solved) {
-    const loads = each(5 * block * lanes);
-    return {
-      bytes: 4 * ((loads * width(N) + drives) * threads + (2 + block) * sums),
-      loops: { ...held, LOADS: loads, DRIVES: drives },
-    };
-  }
-  const streamed = each(4 * block * lanes), weights = each(block * (lanes + block / width(N)));
-  return {
-    bytes: 4 * (((streamed + weights) * width(N) + drives) * threads + block * (rows + sums)),
-    loops: { ...held, STREAMED: streamed, WEIGHTS: weights, DRIVES: drives },
+  const loops = {
+    HELD: rowsAThread * N / width(N) / keyThreads,
+    ROWS_A_THREAD: rowsAThread,
+    LOADS: each(recordSize(N, block) / width(N)),
+    DRIVES: each(signals),
   };
+  const numbers = (loops.LOADS * width(N) + loops.DRIVES * 2) * threads + signals * keyThreads;
+  return { bytes: 4 * numbers, loops };
 }
 
 /** The layout for heads of N channels. */
-export function scanLayout(N: number): ScanLayout {
-  const layout = { rows: divisor(N, 8), rowsAThread: 1, keyThreads: divisor(N / width(N), 8), solved: true };
-  for (const block of [8, 4]) {
+export function scanLayout(N: number, { workgroupBytes }: DeviceLimits): ScanLayout {
+  const layout = { rows: divisor(N, 8), rowsAThread: 1, keyThreads: divisor(N / width(N), 16) };
+  for (const block of [16, 8]) {
     const { bytes, loops } = scanBounds(N, { ...layout, block });
-    if (bytes <= WORKGROUP_BYTES && Math.max(...Object.values(loops)) <= MOST_LOADS) {
-      return { ...layout, block };
-    }
+    if (bytes <= workgroupBytes && loops.LOADS <= MOST_LOADS) return { ...layout, block };
   }
   return { ...layout, block: 4 };
 }
@@ -101,51 +97,18 @@ function constants(values: Readonly<Record<string, number | boolean>>): string {
   ).join("\n");
 }
 
-/** Which streams play which role in a scan, and which steps come first. */
+/** Which streams play which role in a scan. */
 const ROLES = `
 /// The stream that plays a role: read, decay, add, probe, back.
 fn stream(role: u32) -> u32 {
   if (BACKWARD) { return select(8u - role, 2u - role, role < 3u); }
   return select(role + 1u, role, role < 3u);
 }
-/// Where in time the u-th of a block's steps lies, for those below count; else that of the last.
-fn step_at(u: u32, count: u32) -> u32 {
-  let last = min(u, count - 1u);
-  return select(last, count - 1u - last, BACKWARD);
-}
-/// The block that is worked on in a round.
-fn block_at(round: u32, blocks: u32) -> u32 { return select(round, blocks - 1u - round, BACKWARD); }
 `;
 
-/** WGSL of a scan. */
-function scanText(N: number, backward: boolean, layout: ScanLayout): string {
-  const { rows, rowsAThread, keyThreads, block, solved } = layout;
-  const { loops } = scanBounds(N, layout);
-  const body = Object.entries(loops).reduce(
-    (text, [name, count]) => unrolled(text, name, count),
-    solved ? blocksShader : scanShader,
-  );
-  const shape = {
-    N,
-    CHUNK,
-    BACKWARD: backward,
-    ROWS: rows,
-    ROWS_A_THREAD: rowsAThread,
-    KEY_THREADS: keyThreads,
-    [solved ? "BLOCK" : "STAGE"]: block,
-  };
-  if (!solved) return [constants(shape), lanes(N), parts(keyThreads, ["echoes", "results"]), body].join("\n");
-  return [
-    constants(shape),
-    ROLES,
-    lanes(N, { workgroup: ["drives"] }),
-    parts(keyThreads, ["partial"]),
-    body,
-  ].join("\n");
-}
-
-/** Operands of a scan. */
-interface ScanOperands {
+/** Operands of the passes in one direction. */
+interface Direction {
+  readonly backward: boolean;
   readonly drive: number;
   readonly initial: number;
   readonly result: number;
@@ -155,47 +118,87 @@ interface ScanOperands {
   readonly solved: number;
 }
 
-/** A scan, and before it what solves its blocks. */
-function scan(
-  node: Node<Wkv7Attributes>,
-  backward: boolean,
-  limits: DeviceLimits,
-  layout: ScanLayout,
-  { drive, initial, result, kept, final, echo, solved }: ScanOperands,
-): Pass[] {
-  const { T, N } = node.attributes;
+const FORWARD: Direction = {
+  backward: false,
+  drive: 0,
+  initial: 1,
+  result: 2,
+  kept: 3,
+  final: 4,
+  echo: 5,
+  solved: 6,
+};
+const BACKWARD: Direction = {
+  backward: true,
+  drive: 2,
+  initial: 3,
+  result: 5,
+  kept: 7,
+  final: 6,
+  echo: 8,
+  solved: 9,
+};
+
+const operands = (...list: number[]) => list.map((operand) => ({ operand }));
+
+/** The three passes in one direction: blocks, scan, output. */
+function passes(node: Node<Wkv7Attributes>, to: Direction, limits: DeviceLimits, layout: ScanLayout): Pass[] {
+  const { T, N } = node.attributes, { rows, rowsAThread, keyThreads, block } = layout;
   const { B, H, C, chunks } = wkv7Sizes(node.inputs[0]!, node.attributes);
-  const M = B * T, values = 3 * M * C, units = B * H * N / layout.rows;
-  const blocks = Math.ceil(T / layout.block), solvers = B * H * blocks;
-  const operands = (...list: number[]) => list.map((operand) => ({ operand }));
-  const solve: Pass = {
-    wgsl: [
-      constants({ N, BLOCK: layout.block, BACKWARD: backward }),
-      ROLES,
-      lanes(N, { workgroup: ["decay", "add", "probe", "back"] }),
-      solveShader,
-    ].join("\n"),
-    uniforms: [T, C, M, blocks, solvers],
-    bindings: operands(0, solved),
-    workgroups: grid(solvers, limits),
-  };
-  const walk: Pass = {
-    wgsl: scanText(N, backward, layout),
-    uniforms: [T, C, M, chunks, units, backward ? 0 : values, backward ? values : 0],
-    bindings: operands(0, ...(layout.solved ? [solved] : []), drive, initial, result, kept, final, echo),
-    workgroups: grid(units, limits),
-  };
-  return layout.solved ? [solve, walk] : [walk];
+  const M = B * T, values = 3 * M * C, blocks = Math.ceil(T / block);
+  const drive = to.backward ? 0 : values, result = to.backward ? values : 0;
+  const solvers = B * H * blocks, scanners = B * H * N / rows, readers = B * H * chunks;
+  const shape = { N, CHUNK, BLOCK: block, BACKWARD: to.backward };
+  const { loops } = scanBounds(N, layout);
+  return [
+    {
+      wgsl: [
+        constants(shape),
+        ROLES,
+        lanes(N, { workgroup: ["decay", "add", "probe", "back"] }),
+        solveShader,
+      ].join("\n"),
+      uniforms: [T, C, M, blocks, solvers],
+      bindings: operands(0, to.solved),
+      workgroups: grid(solvers, limits),
+    },
+    {
+      wgsl: [
+        constants({ ...shape, ROWS: rows, ROWS_A_THREAD: rowsAThread, KEY_THREADS: keyThreads }),
+        lanes(N, { workgroup: ["record"] }),
+        parts(keyThreads, ["partial"]),
+        Object.entries(loops).reduce((text, [name, count]) => unrolled(text, name, count), scanShader),
+      ].join("\n"),
+      uniforms: [T, C, blocks, chunks, scanners, drive],
+      bindings: operands(to.solved, to.drive, to.initial, to.kept, to.final, to.echo),
+      workgroups: grid(scanners, limits),
+    },
+    {
+      wgsl: [
+        constants({
+          N,
+          CHUNK,
+          STEPS: Math.max(1, divisor(CHUNK, Math.floor(512 / N))),
+          BACKWARD: to.backward,
+        }),
+        ROLES,
+        lanes(N),
+        unrolled(outputShader, "L", N / width(N)),
+      ].join("\n"),
+      uniforms: [T, C, M, chunks, readers, drive, result],
+      bindings: operands(0, to.drive, to.kept, to.echo, to.result),
+      workgroups: grid(readers, limits),
+    },
+  ];
 }
 
 /** Passes of wkv7: inputs streams and initial state; outputs y, kept states, final state, S a, solved blocks. */
 export function forwardPasses(
   node: Node<Wkv7Attributes>,
   limits: DeviceLimits,
-  layout: ScanLayout = scanLayout(node.attributes.N),
+  layout: ScanLayout = scanLayout(node.attributes.N, limits),
 ): Pass[] {
-  const operands = { drive: 0, initial: 1, result: 2, kept: 3, final: 4, echo: 5, solved: 6 };
-  return scan(node, false, limits, layout, operands);
+  return passes(node, FORWARD, limits, layout);
 }
 
 /**
@@ -205,21 +208,19 @@ export function forwardPasses(
 export function backwardPasses(
   node: Node<Wkv7Attributes>,
   limits: DeviceLimits,
-  layout: ScanLayout = scanLayout(node.attributes.N),
+  layout: ScanLayout = scanLayout(node.attributes.N, limits),
 ): Pass[] {
   const { T, N } = node.attributes;
   const { B, H, C, chunks } = wkv7Sizes(node.inputs[0]!, node.attributes);
-  const panel = divisor(N / width(N), 8) * width(N), units = B * H * chunks;
-  const rows = ["v", "g", "sa", "dsa"];
-  const operands = { drive: 2, initial: 3, result: 5, kept: 7, final: 6, echo: 8, solved: 9 };
-  return [...scan(node, true, limits, layout, operands), {
+  const units = B * H * chunks;
+  return [...passes(node, BACKWARD, limits, layout), {
     wgsl: [
-      constants({ N, CHUNK, PANEL: panel }),
-      lanes(N, { workgroup: rows, read: ["states", "d_states"] }),
+      constants({ N, CHUNK, PANEL: divisor(N / width(N), 8) * width(N) }),
+      lanes(N, { workgroup: ["v", "g", "sa", "dsa"], read: ["states", "d_states"] }),
       unrolled(chunkShader, "CHUNK", CHUNK),
     ].join("\n"),
     uniforms: [T, C, B * T, chunks, units],
-    bindings: [0, 1, 7, 2, 4, 8, 5].map((operand) => ({ operand })),
+    bindings: operands(0, 1, 7, 2, 4, 8, 5),
     workgroups: grid(units, limits),
   }];
 }
