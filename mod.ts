@@ -18,6 +18,7 @@ import { loadAdapter as loadAdapterFile } from "./adapters/file.ts";
 import type { AdapterHints } from "./adapters/method.ts";
 import { adapterMethod } from "./adapters/registry.ts";
 import { attach, wireAdapter } from "./adapters/wiring.ts";
+import { localPath } from "./formats/hub.ts";
 import { chooseEngine, type EngineChoice } from "./kernels/engines/choose.ts";
 import { generateTokens } from "./rwkv/generate.ts";
 import { Model } from "./rwkv/model.ts";
@@ -50,6 +51,7 @@ export type {
 } from "./adapters/method.ts";
 export type { Targets } from "./adapters/targets.ts";
 export { registerAdapter } from "./adapters/registry.ts";
+export { fetchFromHub, type FetchOptions, HubError } from "./formats/hub.ts";
 export type { Engine, Executable } from "./kernels/engine.ts";
 export { EngineError } from "./kernels/engine.ts";
 export type { Shard, TensorFile, TensorFormat, TensorInfo } from "./formats/tensor_file.ts";
@@ -90,7 +92,7 @@ export type { LargestBinding, MemoryPlan } from "./training/memory.ts";
 export { train } from "./training/trainer.ts";
 
 /**
- * Loads an RWKV-7 model from a `.pth` or safetensors file.
+ * Loads an RWKV-7 model from a `.pth` or safetensors file, or one that was fetched, by its name on the Hub.
  *
  * @param options.engine "auto" (default) takes a hardware GPU where there is one, else the processor
  * @returns the model, which holds its engine until {@link Model.dispose}
@@ -99,7 +101,7 @@ export { train } from "./training/trainer.ts";
 export async function loadModel(path: string, options: { engine?: EngineChoice } = {}): Promise<Model> {
   const { engine } = await chooseEngine(options.engine);
   try {
-    const model = Model.load(path, engine);
+    const model = Model.load(localPath(path), engine);
     model.onDispose(() => engine.dispose());
     return model;
   } catch (error) {

@@ -8,6 +8,7 @@
  */
 import { relative } from "node:path";
 import { fileURLToPath } from "node:url";
+import { HubError } from "../formats/hub.ts";
 import { FormatError } from "../formats/tensor_file.ts";
 import { AdapterError, EngineError, ModelError } from "../mod.ts";
 import { CheckpointError } from "../training/checkpoint.ts";
@@ -67,7 +68,7 @@ function standWhereCalled(): void {
 }
 
 /** What can only be wrong with what was given. */
-const INPUT_ERRORS = [OptionError, AdapterError, ModelError, FormatError];
+const INPUT_ERRORS = [OptionError, AdapterError, ModelError, FormatError, HubError];
 
 /** Errors whose message is a sentence for the person. */
 const SENTENCES = [...INPUT_ERRORS, EngineError, CheckpointError];

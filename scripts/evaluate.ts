@@ -7,7 +7,7 @@ import { evaluate, loadAdapter, Model } from "../mod.ts";
 import { chooseEngine } from "../kernels/engines/choose.ts";
 import { EXAMPLE, OptionError } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
-import { choice, helpText, parseFlags, text, whole } from "./flags.ts";
+import { choice, file, helpText, parseFlags, text, whole } from "./flags.ts";
 import { Progress } from "./progress.ts";
 import { FILES } from "./training_flags.ts";
 
@@ -18,8 +18,8 @@ const USAGE =
   deno task evaluate --load_model model.pth --data_file lambada.jsonl --metric last_word`;
 
 const FLAGS = {
-  loadModel: text("FILE", "model, .pth or .safetensors; without it the bundled one"),
-  adapter: text("FILE", "adapter to use with it, unmerged"),
+  loadModel: file("model, .pth or .safetensors; without it the bundled one"),
+  adapter: file("adapter to use with it, unmerged"),
   dataFile: text(
     "FILE",
     "text to predict: whatever training reads; without it, for the bundled model, the bundled one",

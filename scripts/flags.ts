@@ -8,6 +8,7 @@
  */
 import { distance } from "fastest-levenshtein";
 import { parseArgs } from "node:util";
+import { localPath } from "../formats/hub.ts";
 import { flag, OptionError } from "../training/options.ts";
 
 /** One flag: how it is written and what is made of its values. */
@@ -46,6 +47,11 @@ export function text(placeholder: string, meaning: string): Flag<string> {
 /** Any texts, each a word of the command line. */
 export function texts(meaning: string): Flag<readonly string[]> {
   return { placeholder: "TEXT …", meaning, takes: "many", read: (values) => [...values] };
+}
+
+/** A file, or a name of the Hugging Face Hub, which becomes the path of the file that was fetched. */
+export function file(meaning: string): Flag<string> {
+  return one("FILE", meaning, localPath);
 }
 
 /** A whole number, negative ones included. */

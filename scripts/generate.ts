@@ -8,7 +8,7 @@ import { PROMPT_FORMAT } from "../rwkv/prompt_format.ts";
 import { chooseEngine } from "../kernels/engines/choose.ts";
 import { EXAMPLE } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
-import { choice, helpText, parseFlags, real, text, whole } from "./flags.ts";
+import { choice, file, helpText, parseFlags, real, text, whole } from "./flags.ts";
 import { printable } from "./progress.ts";
 
 const USAGE = `Text that follows a prompt.
@@ -16,8 +16,8 @@ const USAGE = `Text that follows a prompt.
   deno task generate --load_model model.pth --prompt "Dear diary, "`;
 
 const FLAGS = {
-  loadModel: text("FILE", "model, .pth or .safetensors; without it the bundled one"),
-  adapter: text("FILE", "adapter to use with it, unmerged"),
+  loadModel: file("model, .pth or .safetensors; without it the bundled one"),
+  adapter: file("adapter to use with it, unmerged"),
   prompt: text("TEXT", "what the text begins with, or what the user says"),
   promptFormat: text(
     "NAME",
@@ -31,7 +31,7 @@ const FLAGS = {
   topP: real("draw from the fewest likeliest tokens that hold this share"),
   seed: whole("another number, another text"),
   engine: choice(["auto", "webgpu", "cpu"], "what to compute on"),
-  vocab: text("FILE", "World vocabulary; without it, rwkv_vocab_v20230424.txt beside the model"),
+  vocab: file("World vocabulary; without it, rwkv_vocab_v20230424.txt beside the model"),
 };
 
 const DEFAULTS = {

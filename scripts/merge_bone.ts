@@ -11,7 +11,7 @@ import { type Adapter, type AdapterHints, loadAdapter, mergeAdapter } from "../m
 import { OptionError } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
-import { bytes, choice, helpText, parseFlags, real, text, toggle } from "./flags.ts";
+import { bytes, choice, file, helpText, parseFlags, real, text, toggle } from "./flags.ts";
 import { adapterOf, baseOf, mergedPath, newestRun } from "./runs.ts";
 
 const USAGE = `Folds an adapter into its base model and checks that the merged model does the same.
@@ -26,14 +26,8 @@ may be any safetensors or .pth model that it fits, a Llama as well: a file, the 
 is in memory.`;
 
 const FILES = {
-  baseModel: text(
-    "FILE",
-    "base model, index or folder; without it, the one that the adapter's run began with",
-  ),
-  loraCheckpoint: text(
-    "FILE",
-    "adapter file or PEFT directory; without it, that of the newest run under runs/",
-  ),
+  baseModel: file("base model, index or folder; without it, the one that the adapter's run began with"),
+  loraCheckpoint: file("adapter file or PEFT directory; without it, that of the newest run under runs/"),
   output: text(
     "FILE",
     "merged model, in the base's format unless .pth or .safetensors says otherwise, or a folder for a model in several files; " +

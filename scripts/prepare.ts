@@ -9,7 +9,7 @@ import { prepareData } from "../mod.ts";
 import { readModelConfig } from "../rwkv/model.ts";
 import { EXAMPLE, OptionError } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
-import { choice, helpText, parseFlags, text, toggle } from "./flags.ts";
+import { choice, file, helpText, parseFlags, text, toggle } from "./flags.ts";
 import { FILES } from "./training_flags.ts";
 
 const USAGE =
@@ -21,11 +21,8 @@ const USAGE =
 const FLAGS = {
   dataFile: text("FILE", "what to read: .jsonl, .csv, .parquet, plain text, or a folder of these"),
   output: text("NAME", "where the tokens go, without extension; without it, the data file's name"),
-  loadModel: text(
-    "FILE",
-    "the model that will learn it, whose vocabulary decides how text is cut into tokens",
-  ),
-  vocab: text("FILE", "World vocabulary; with it, no model is needed"),
+  loadModel: file("the model that will learn it, whose vocabulary decides how text is cut into tokens"),
+  vocab: file("World vocabulary; with it, no model is needed"),
   binidxType: choice(["uint16", "int32"], "type of the ids; without it uint16 where they fit"),
   dataType: FILES.dataType,
   sftField: FILES.sftField,

@@ -8,6 +8,7 @@ import { settle } from "../training/options.ts";
 import {
   choice,
   type Defaults,
+  file,
   type Flag,
   type Flags,
   json,
@@ -36,7 +37,7 @@ function orNone<T>(flag: Flag<number>, none: T): Flag<number | T> {
 
 /** The model to start from. */
 export const MODEL = {
-  loadModel: text("FILE", "base model, .pth or .safetensors; without it the bundled one"),
+  loadModel: file("base model, .pth or .safetensors; without it the bundled one"),
 } satisfies FlagsFor<"loadModel">;
 
 /** Files and folders. */
@@ -71,7 +72,7 @@ export const FILES = {
     "FOLDER",
     "go on with a run that was stopped, or with the checkpoint named; everything else then comes from it",
   ),
-  vocab: text("FILE", "World vocabulary; without it, rwkv_vocab_v20230424.txt beside the model"),
+  vocab: file("World vocabulary; without it, rwkv_vocab_v20230424.txt beside the model"),
 } satisfies FlagsFor<
   | "dataFile"
   | "dataType"

@@ -5,6 +5,7 @@
  */
 import { fileURLToPath } from "node:url";
 import { DEFAULT_RANK } from "../adapters/bone/bone.ts";
+import { localPath } from "../formats/hub.ts";
 import type { EngineChoice } from "../kernels/engines/choose.ts";
 import { promptFormat } from "../rwkv/prompt_format.ts";
 import type { LossMask } from "./data/documents.ts";
@@ -36,7 +37,7 @@ export interface LoraConfig {
 
 /** Options of a run: the commands' flags in camel case. */
 export interface TrainOptions {
-  /** Base model, `.pth` or `.safetensors`. Default: the bundled one. */
+  /** Base model, `.pth` or `.safetensors`, or the name on the Hub of one that was fetched. Default: the bundled one. */
   loadModel?: string;
   /** Run folder, which must not exist unless `force`. Default: the first of runs/bone, runs/bone-2, … that does not exist. */
   projDir?: string;
@@ -217,6 +218,10 @@ export function settle(options: TrainOptions, freeFolder: () => string): TrainSe
   const bundled = options.loadModel === undefined;
   const boneConfig = { ...DEFAULTS.boneConfig, ...options.boneConfig };
   const loraConfig = { ...DEFAULTS.loraConfig, ...options.loraConfig };
+  for (const name of ["loadModel", "vocab"] as const) {
+    const path = options[name];
+    if (path !== undefined) given[name] = localPath(path);
+  }
   const settings = {
     samplePrompt: DEFAULT_PROMPT,
     ...DEFAULTS,

@@ -1,0 +1,199 @@
+/**
+ * Files of the Hugging Face Hub, by names such as `hf:owner/repo/folder/file.pth` or, of another revision, `hf:owner/repo@v1/file.pth`.
+ *
+ * A file is fetched once, into the folder `models` of this program, and read from there ever after: nothing asks the network about
+ * a file that is here. A download that broke off goes on where it was, and what has arrived is compared with the hash that the Hub
+ * gives for large files before it gets its name.
+ *
+ * @module
+ */
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+/** A file of the Hub cannot be had: one sentence. */
+export class HubError extends Error {
+  /** The class of the error. */
+  override readonly name = "HubError";
+}
+
+/** Where files of the Hub are kept. */
+export const HUB_FOLDER: string = fileURLToPath(new URL("../models", import.meta.url));
+
+/** Where the Hub is. */
+const HUB_URL = "https://huggingface.co";
+
+/** A file's place on the Hub. */
+interface HubName {
+  readonly repo: string;
+  readonly revision: string;
+  readonly path: string;
+}
+
+/** Whether a name is one of the Hub's. */
+export function isHubName(name: string): boolean {
+  return name.startsWith("hf:");
+}
+
+/** Takes a name apart. @throws HubError for one that leads anywhere else than into a repository */
+function hubName(name: string): HubName {
+  const part = "[\\w.-]+";
+  const match = new RegExp(`^hf:(${part}/${part}?)(?:@(${part}))?/(${part}(?:/${part})*)$`).exec(name);
+  const [, repo = "", revision = "main", path = ""] = match ?? [];
+  const parts = [...repo.split("/"), revision, ...path.split("/")];
+  if (!match || parts.some((part) => part === "" || part === "." || part === "..")) {
+    throw new HubError(`Cannot understand ${name}: write hf:owner/repo/file, or hf:owner/repo@revision/file`);
+  }
+  return { repo, revision, path };
+}
+
+/** Where a file of the Hub is kept, whether it is here or not. @throws HubError for a name that is none */
+export function hubPath(name: string, folder: string = HUB_FOLDER): string {
+  const { repo, revision, path } = hubName(name);
+  return join(
+    folder,
+    ...repo.split("/"),
+    ...(revision === "main" ? [] : [`@${revision}`]),
+    ...path.split("/"),
+  );
+}
+
+/**
+ * The path of a file: itself, or where a file of the Hub is kept.
+ * @throws HubError if it was not fetched yet
+ */
+export function localPath(name: string, folder: string = HUB_FOLDER): string {
+  if (!isHubName(name)) return name;
+  const path = hubPath(name, folder);
+  if (existsSync(path)) return path;
+  throw new HubError(
+    `${name} is not on this machine yet, and only one command may use the network: ` +
+      `deno task fetch --load_model ${name}`,
+  );
+}
+
+/** How a file is fetched. */
+export interface FetchOptions {
+  /** Asked once the size is known, before anything is fetched: false ends it. */
+  readonly confirm?: (file: { name: string; path: string; bytes: number; have: number }) => boolean;
+  /** Told what has arrived so far, of all that there is. */
+  readonly onProgress?: (bytes: number, all: number) => void;
+  /** For repositories that ask who one is. */
+  readonly accessToken?: string | undefined;
+  /** Where the file is kept. Default: the folder `models` of this program. */
+  readonly folder?: string;
+  /** Where the Hub is. */
+  readonly hubUrl?: string;
+}
+
+/**
+ * Fetches a file of the Hub, unless it is here.
+ * @returns its path; undefined where it was not confirmed
+ * @throws HubError in one sentence without a network, without such a file, or where what arrived is not what was asked for
+ */
+export async function fetchFromHub(name: string, options: FetchOptions = {}): Promise<string | undefined> {
+  const { folder = HUB_FOLDER, hubUrl = HUB_URL, accessToken, confirm, onProgress } = options;
+  const path = hubPath(name, folder);
+  if (existsSync(path)) return path;
+  const { repo, revision, path: file } = hubName(name);
+  const hub = await import("@huggingface/hub");
+  const where = {
+    repo: { type: "model", name: repo },
+    path: file,
+    revision,
+    hubUrl,
+    ...(accessToken === undefined ? {} : { accessToken }),
+  } as const;
+  const info = await hub.fileDownloadInfo(where).catch((error) => {
+    throw explained(error, name, hubUrl);
+  });
+  if (!info) throw new HubError(`There is no ${file} in ${repo} at ${revision} on the Hub: check the name`);
+
+  const partial = `${path}.part`, note = `${path}.part.json`, etag = info.etag.replace(/^W\/|"/g, "");
+  const have = haveSoFar(partial, note, etag, info.size);
+  if (confirm && !confirm({ name, path, bytes: info.size, have })) return undefined;
+  Deno.mkdirSync(dirname(path), { recursive: true });
+  Deno.writeTextFileSync(note, JSON.stringify({ etag }));
+  if (have === 0 || have < info.size) {
+    // The hosts of the newer protocol are many; the older one serves every file.
+    const blob = await hub.downloadFile({ ...where, downloadInfo: info, xet: false });
+    using part = Deno.openSync(partial, { create: true, write: true });
+    part.truncateSync(have);
+    part.seekSync(have, Deno.SeekMode.Start);
+    let arrived = have;
+    try {
+      for await (const bytes of blob!.slice(have, info.size).stream()) {
+        for (let done = 0; done < bytes.length;) done += part.writeSync(bytes.subarray(done));
+        arrived += bytes.length;
+        onProgress?.(arrived, info.size);
+      }
+    } catch (error) {
+      if (error instanceof Error && "code" in error && error.code === "ENOSPC") throw error;
+      throw new HubError(
+        `The download of ${name} broke off after ${arrived} of ${info.size} bytes: the same command goes on from there`,
+        { cause: error },
+      );
+    }
+    part.syncSync();
+  }
+  requireWhole(partial, note, name, info.size, etag);
+  Deno.renameSync(partial, path);
+  Deno.removeSync(note);
+  return path;
+}
+
+/** Bytes of an earlier download that can be gone on from: those of the same content. */
+function haveSoFar(partial: string, note: string, etag: string, size: number): number {
+  try {
+    const same = JSON.parse(Deno.readTextFileSync(note)).etag === etag;
+    const have = Deno.statSync(partial).size;
+    return same && have <= size ? have : 0;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof SyntaxError) return 0;
+    throw error;
+  }
+}
+
+/** @throws HubError, and forgets what has arrived, if it is not what was asked for */
+function requireWhole(partial: string, note: string, name: string, size: number, etag: string): void {
+  const wrong = (what: string) => {
+    Deno.removeSync(partial);
+    Deno.removeSync(note);
+    return new HubError(`What arrived of ${name} ${what}, so it was removed: fetch it again`);
+  };
+  const { size: arrived } = Deno.statSync(partial);
+  if (arrived !== size) throw wrong(`is ${arrived} bytes and not ${size}`);
+  // Of files in large-file storage the tag is the SHA-256 of the content; of others it is git's.
+  if (!/^[0-9a-f]{64}$/.test(etag)) return;
+  const hash = createHash("sha256"), block = new Uint8Array(1 << 20);
+  using file = Deno.openSync(partial);
+  for (let count = file.readSync(block); count !== null; count = file.readSync(block)) {
+    hash.update(block.subarray(0, count));
+  }
+  if (hash.digest("hex") !== etag) throw wrong("does not match the Hub's SHA-256");
+}
+
+/** What the Hub's client says, as a sentence. */
+function explained(error: unknown, name: string, hubUrl: string): Error {
+  if (!(error instanceof Error)) return new HubError(`Cannot fetch ${name}: ${error}`);
+  const status = (error as { statusCode?: unknown }).statusCode;
+  if (status === 401 || status === 403) {
+    return new HubError(
+      `The Hub does not give out ${name}: check the name, or put a token that may read it into HF_TOKEN`,
+    );
+  }
+  if (status === 404) {
+    return new HubError(`There is no ${name} on the Hub: check owner, repository and revision`);
+  }
+  if (status !== undefined) return new HubError(`The Hub answered ${status} for ${name}: try again later`);
+  if (error instanceof Deno.errors.NotCapable) {
+    return new HubError(`This command may not use the network: deno task fetch --load_model ${name}`);
+  }
+  return new HubError(
+    `Cannot reach ${
+      new URL(hubUrl).host
+    } for ${name}: check the network, or give a file that is on this machine`,
+    { cause: error },
+  );
+}
