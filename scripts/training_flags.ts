@@ -66,6 +66,7 @@ export const FILES = {
     ["pad", "pack", "get", "only"],
     "rows of a batch: pad, one document each, longer ones cut into several; pack, as many documents as fit, kept apart; get, slices of raw text; only, the beginning of each document",
   ),
+  dataShuffle: toggle("an order of its own for each epoch; 0 keeps that of the text"),
   projDir: text("FOLDER", "run folder, must be new; without it the next free of runs/bone, runs/bone-2, …"),
   force: toggle("replace an existing run folder"),
   resume: text(
@@ -80,6 +81,7 @@ export const FILES = {
   | "promptFormat"
   | "lossMask"
   | "dataload"
+  | "dataShuffle"
   | "projDir"
   | "force"
   | "resume"

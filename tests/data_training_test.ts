@@ -141,7 +141,7 @@ Deno.test("train + targets: none refused, few warned of, cut and skipped ones co
   assert.match(all, /Warning: only 7 of \d+ tokens are targets, under 5 %/);
   assert.match(
     all,
-    /1 documents longer than a sample cut into several; 1 documents without an answer left out/,
+    /1 documents longer than a sample cut into several; 7 samples' worth of nothing but prompt left out; 1 documents without an answer left out/,
   );
   const blank = await run({
     dataFile: writeRecords([{ prompt: "a\n\nb", completion: "c" }]),
@@ -174,11 +174,30 @@ Deno.test("train + a folder, binidx and slices: trains, and goes on bit for bit"
   await assert.rejects(train({ resume: first.projDir, maxSteps: 2 }), /has changed since it began/);
 });
 
+Deno.test("train + short documents: padding is pointed out; --data_shuffle 0 keeps the order of the text", async () => {
+  const dataFile = writeDocuments(newPath("text.jsonl"), randomTexts(12, 8));
+  const { all, losses } = await run({ dataFile, microBsz: 4, dataShuffle: false });
+  assert.match(all, /; \d\d % of the positions are padding, which --dataload pack would fill/);
+  const whole = await run({ dataFile, microBsz: 4, dataShuffle: false, randomSeed: 7 });
+  assert.deepEqual(whole.losses, losses);
+  assert.notDeepEqual((await run({ dataFile, microBsz: 4 })).losses, losses);
+});
+
+Deno.test("train + samples of a conversation: the prompt is what the user says", async () => {
+  const dataFile = writeRecords(QUESTIONS);
+  const { samples } = await run({ dataFile, ctxLen: 40, maxSteps: 1, samplePrompt: "1 and 1?" });
+  assert.match(samples!.before, /^User: 1 and 1\?\n\nAssistant:/);
+});
+
 Deno.test("train + get with conversations: one sentence", async () => {
   await assert.rejects(
     run({ dataFile: writeRecords(QUESTIONS), dataload: "get" }),
     { name: "OptionError", message: /--dataload get takes slices of raw text/ },
   );
+  await assert.rejects(run({ dataFile: "x", dataload: "pack", peft: "state" }), {
+    name: "OptionError",
+    message: /--peft state trains that state: use --dataload pad/,
+  });
   await assert.rejects(run({ dataFile: "x", promptFormat: "chatml" }), {
     name: "OptionError",
     message: /Unknown prompt format/,

@@ -14,9 +14,9 @@ import type { Engine } from "../kernels/engine.ts";
 import { sizeOf } from "../kernels/graph.ts";
 import { generateTokens } from "../rwkv/generate.ts";
 import type { Model } from "../rwkv/model.ts";
-import { PROMPT_FORMAT } from "../rwkv/prompt_format.ts";
+import { Answer, PROMPT_FORMAT, promptFormat } from "../rwkv/prompt_format.ts";
 import { Session } from "../rwkv/session.ts";
-import type { Tokenizer } from "../rwkv/tokenizer/tokenizer.ts";
+import { streamDecoder, type Tokenizer } from "../rwkv/tokenizer/tokenizer.ts";
 import { random } from "./data/random.ts";
 import type { TrainSettings } from "./options.ts";
 import { Programs } from "./programs.ts";
@@ -97,7 +97,10 @@ export class Learner {
     return `trainable params: ${grouped(trainable)} || all params: ${grouped(all)} || trainable%: ${share}`;
   }
 
-  /** Text that follows a prompt, the prompt included: always from the same random numbers. */
+  /**
+   * Text that follows a prompt, the prompt included: always from the same random numbers. Where conversations are learnt, the prompt
+   * is what a user says.
+   */
   async sample(tokenizer: Tokenizer, prompt: string): Promise<string> {
     const { model, settings } = this;
     const variables = this.trainables.parameters;
@@ -108,20 +111,26 @@ export class Learner {
       this.engine,
     );
     const draw = random(settings.randomSeed, "sample");
-    const tokens: number[] = [];
+    const says = prompt.trim() !== "" ? this.promptFormat : undefined;
+    const format = promptFormat(says ?? "plain");
+    const given = format.prompt(prompt),
+      answer = new Answer(format.stops),
+      decoder = streamDecoder(tokenizer);
+    let text = given;
     const options = {
       count: SAMPLE_TOKENS,
       sampling: { temperature: 0.8, topP: 0.9 },
       uniform: () => draw.uniform(),
     };
     try {
-      for await (const token of generateTokens(session, tokenizer.encode(prompt), options)) {
-        tokens.push(token);
+      for await (const token of generateTokens(session, tokenizer.encode(given), options)) {
+        text += answer.push(decoder.push(token));
+        if (answer.ended) return text;
       }
     } finally {
       session.dispose();
     }
-    return prompt + tokenizer.decode(tokens);
+    return text + answer.push(decoder.end()) + answer.end();
   }
 
   /** Writes the adapter, or the model in its file's dtypes, into a folder. @returns the path */

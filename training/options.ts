@@ -53,6 +53,8 @@ export interface TrainOptions {
   lossMask?: LossMask;
   /** How documents come into the rows of a batch. */
   dataload?: Dataload;
+  /** Whether each epoch has an order of its own; else the text's. */
+  dataShuffle?: boolean;
   /** World vocabulary file. Default: beside the model. */
   vocab?: string;
   /** T, tokens of a sample. */
@@ -166,6 +168,7 @@ const DEFAULTS = {
   promptFormat: "auto",
   lossMask: "auto",
   dataload: "pad",
+  dataShuffle: true,
   ctxLen: 1024,
   microBsz: 8,
   accumulateGradBatches: 1,
@@ -298,7 +301,12 @@ export function promptsOf({ samplePrompt }: Pick<TrainSettings, "samplePrompt">)
   return [samplePrompt].flat().filter((prompt) => prompt !== "");
 }
 
-function checkData({ sftField, promptFormat: format }: TrainSettings): void {
+function checkData({ sftField, promptFormat: format, dataload, peft }: TrainSettings): void {
+  if (dataload === "pack" && peft === "state") {
+    throw new OptionError(
+      "--dataload pack begins each document with a state of zeros, and --peft state trains that state: use --dataload pad",
+    );
+  }
   if (sftField && !(sftField.length >= 1 && sftField.length <= 3)) {
     throw new OptionError(
       `--sft_field names one field (text or messages), two (prompt, answer) or three (instruction, input, output): ` +

@@ -53,9 +53,11 @@ export class Batches {
   readonly skipped: number;
   /** Documents that are longer than a row, and so are cut. */
   readonly cut: number;
+  /** Stretches of documents without a target, which are in no batch. */
+  readonly contextOnly: number;
   /** Tokens that are in no batch, as `only` takes the beginnings of documents. */
   readonly dropped: number;
-  /** The share of all positions that hold an input; the rest is padding. */
+  /** The share of the rows' positions that hold an input; the rest is padding. */
   readonly filled: number;
 
   readonly #options: BatchesOptions;
@@ -81,8 +83,9 @@ export class Batches {
     this.tokensPerEpoch = this.#rows.targets;
     this.skipped = this.#rows.skipped;
     this.cut = this.#rows.cut;
+    this.contextOnly = this.#rows.contextOnly;
     this.dropped = this.#rows.dropped;
-    this.filled = this.#rows.filled / (this.batchesPerEpoch * microBsz * ctxLen);
+    this.filled = this.#rows.filled / (this.windows * ctxLen);
   }
 
   /**

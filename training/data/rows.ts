@@ -31,6 +31,8 @@ export interface Rows {
   readonly skipped: number;
   /** Documents that are longer than a row. */
   readonly cut: number;
+  /** Stretches of documents that would be rows, but hold no target. */
+  readonly contextOnly: number;
   /** Tokens that are in no row. */
   readonly dropped: number;
   /** Positions of one epoch's rows that hold an input, of all that there are. */
@@ -104,6 +106,7 @@ export function slicedRows(documents: readonly Uint32Array[], ctxLen: number, se
     targets: total,
     skipped,
     cut: 0,
+    contextOnly: 0,
     dropped: 0,
     filled: total,
     pieces(epoch, row) {
@@ -124,8 +127,8 @@ export function slicedRows(documents: readonly Uint32Array[], ctxLen: number, se
   };
 }
 
-function shared({ targets, skipped, cut, dropped }: Windows) {
-  return { targets, skipped, cut, dropped };
+function shared({ targets, skipped, cut, contextOnly, dropped }: Windows) {
+  return { targets, skipped, cut, contextOnly, dropped };
 }
 
 function inputs({ length, count }: Windows): number {

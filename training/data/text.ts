@@ -24,6 +24,8 @@ export interface Text {
 
 /** The share of targets below which something is likely to be wrong. */
 const FEW_TARGETS = 0.05;
+/** The share of positions with an input below which packing is pointed out. */
+const MUCH_PADDING = 0.5;
 /** Characters of the sample that are shown, and of one piece of it. */
 const SHOWN = 1600, SHOWN_PIECE = 400;
 
@@ -33,7 +35,7 @@ export async function readText(
   vocabulary: number,
   onMessage: (message: string) => void,
 ): Promise<Text> {
-  const { loadModel, dataFile, vocab, ctxLen, microBsz, dataload, randomSeed } = settings;
+  const { loadModel, dataFile, vocab, ctxLen, microBsz, dataload, dataShuffle, randomSeed } = settings;
   const tokenizer = await chooseTokenizer({
     vocabulary,
     modelPath: loadModel,
@@ -54,7 +56,14 @@ export async function readText(
       "--dataload get takes slices of raw text, where everything is learnt: load conversations with pad or pack",
     );
   }
-  const batches = new Batches({ documents: split.train, ctxLen, microBsz, seed: randomSeed, dataload });
+  const batches = new Batches({
+    documents: split.train,
+    ctxLen,
+    microBsz,
+    seed: randomSeed,
+    dataload,
+    shuffle: dataShuffle,
+  });
   // What is measured on is never cut at other places from time to time.
   const order = { seed: 0, shuffle: false, dataload: dataload === "get" ? "pad" : dataload } as const;
   const heldOut = split.heldOut.some((document) => countTargets(document) > 0)
@@ -80,6 +89,7 @@ function describe(summary: DocumentsSummary, batches: Batches, tokenizer: Tokeni
       batches.cut,
       `documents longer than a sample ${batches.dropped ? "cut off" : "cut into several"}`,
     ),
+    ...counted(batches.contextOnly, "samples' worth of nothing but prompt left out"),
     ...counted(batches.dropped, "tokens beyond it left out"),
     ...counted(skipped, "documents without an answer left out"),
     ...counted(batches.skipped, "documents of under two tokens skipped"),
@@ -102,7 +112,12 @@ function describe(summary: DocumentsSummary, batches: Batches, tokenizer: Tokeni
     `Text: ${documents} documents, ${tokens} tokens (${tokenizer.name}) in ` +
     `${files > 1 ? `${files} files of ` : ""}${path}; ` +
     `${batches.tokensPerEpoch} targets an epoch${share} in ${batches.batchesPerEpoch} micro-batches` +
-    (done.length ? `; ${done.join("; ")}` : ""),
+    (done.length ? `; ${done.join("; ")}` : "") +
+    (batches.filled < MUCH_PADDING && batches.batchesPerEpoch > 1
+      ? `; ${
+        (100 * (1 - batches.filled)).toFixed(0)
+      } % of the positions are padding, which --dataload pack would fill`
+      : ""),
     ...(few
       ? [
         `Warning: only ${targets} of ${tokens} tokens are targets, under ${100 * FEW_TARGETS} %: ` +

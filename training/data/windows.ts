@@ -26,6 +26,8 @@ export interface Windows {
   readonly skipped: number;
   /** Documents that are longer than a window. */
   readonly cut: number;
+  /** Stretches of documents that would be windows, but hold no target. */
+  readonly contextOnly: number;
   /** Tokens that are in no window: those beyond the first of each document, where only that was wanted. */
   readonly dropped: number;
 }
@@ -47,7 +49,7 @@ export function cutWindows(documents: readonly Uint32Array[], ctxLen: number, on
   const document = new Uint32Array(most);
   const start = new Uint32Array(most);
   const length = new Uint32Array(most);
-  let count = 0, targets = 0, skipped = 0, cut = 0, dropped = 0;
+  let count = 0, targets = 0, skipped = 0, cut = 0, contextOnly = 0, dropped = 0;
   documents.forEach((tokens, index) => {
     if (tokens.length < 2) skipped++;
     if (tokens.length > ctxLen + 1) cut++;
@@ -56,7 +58,10 @@ export function cutWindows(documents: readonly Uint32Array[], ctxLen: number, on
     for (let at = 0; at + 1 < end; at += ctxLen) {
       const last = Math.min(at + ctxLen + 1, end);
       const counted = countTargets(tokens, at + 1, last);
-      if (counted === 0) continue;
+      if (counted === 0) {
+        contextOnly++;
+        continue;
+      }
       document[count] = index;
       start[count] = at;
       length[count] = last - at;
@@ -73,6 +78,7 @@ export function cutWindows(documents: readonly Uint32Array[], ctxLen: number, on
     targets,
     skipped,
     cut,
+    contextOnly,
     dropped,
   };
 }
