@@ -9,7 +9,7 @@
  */
 import type { Node } from "../../graph.ts";
 import { type DeviceLimits, grid, type Pass, unrolled } from "../../op.ts";
-import { lanes } from "./lanes.ts";
+import { lanes, laneWidth, type Width } from "./lanes.ts";
 import { CHUNK, type Wkv7Attributes, wkv7Sizes } from "./op.ts";
 import chunkShader from "./chunk_gradient.wgsl" with { type: "text" };
 import outputShader from "./output.wgsl" with { type: "text" };
@@ -37,9 +37,6 @@ function divisor(n: number, most: number): number {
   return most;
 }
 
-/** Channels that are worked on at a time. */
-const width = (N: number) => N % 4 === 0 ? 4 : 1;
-
 /** Numbers that are worked out for a block: W, what its steps add and send back, their decay, and K'. */
 const recordSize = (N: number, block: number) => (3 * block + 1) * N + block * block;
 
@@ -53,18 +50,18 @@ function scanBounds(N: number, { rows, rowsAThread, keyThreads, block }: ScanLay
   const threads = rows / rowsAThread * keyThreads, signals = block * rows;
   const each = (count: number) => Math.ceil(count / threads);
   const loops = {
-    HELD: rowsAThread * N / width(N) / keyThreads,
+    HELD: rowsAThread * N / laneWidth(N) / keyThreads,
     ROWS_A_THREAD: rowsAThread,
-    LOADS: each(recordSize(N, block) / width(N)),
+    LOADS: each(recordSize(N, block) / laneWidth(N)),
     DRIVES: each(signals),
   };
-  const numbers = (loops.LOADS * width(N) + loops.DRIVES * 2) * threads + signals * keyThreads;
+  const numbers = (loops.LOADS * laneWidth(N) + loops.DRIVES * 2) * threads + signals * keyThreads;
   return { bytes: 4 * numbers, loops };
 }
 
 /** The layout for heads of N channels. */
 export function scanLayout(N: number, { workgroupBytes }: DeviceLimits): ScanLayout {
-  const layout = { rows: divisor(N, 8), rowsAThread: 1, keyThreads: divisor(N / width(N), 16) };
+  const layout = { rows: divisor(N, 8), rowsAThread: 1, keyThreads: divisor(N / laneWidth(N), 16) };
   for (const block of [16, 8]) {
     const { bytes, loops } = scanBounds(N, { ...layout, block });
     if (bytes <= workgroupBytes && loops.LOADS <= MOST_LOADS) return { ...layout, block };
@@ -155,7 +152,7 @@ function passes(node: Node<Wkv7Attributes>, to: Direction, limits: DeviceLimits,
       wgsl: [
         constants(shape),
         ROLES,
-        lanes(N, { workgroup: ["decay", "add", "probe", "back"] }),
+        lanes(laneWidth(N), { workgroup: ["decay", "add", "probe", "back"] }),
         solveShader,
       ].join("\n"),
       uniforms: [T, C, M, blocks, solvers],
@@ -165,7 +162,7 @@ function passes(node: Node<Wkv7Attributes>, to: Direction, limits: DeviceLimits,
     {
       wgsl: [
         constants({ ...shape, ROWS: rows, ROWS_A_THREAD: rowsAThread, KEY_THREADS: keyThreads }),
-        lanes(N, { workgroup: ["record"] }),
+        lanes(laneWidth(N), { workgroup: ["record"] }),
         parts(keyThreads, ["partial"]),
         Object.entries(loops).reduce((text, [name, count]) => unrolled(text, name, count), scanShader),
       ].join("\n"),
@@ -182,8 +179,8 @@ function passes(node: Node<Wkv7Attributes>, to: Direction, limits: DeviceLimits,
           BACKWARD: to.backward,
         }),
         ROLES,
-        lanes(N),
-        unrolled(outputShader, "L", N / width(N)),
+        lanes(laneWidth(N)),
+        unrolled(outputShader, "L", N / laneWidth(N)),
       ].join("\n"),
       uniforms: [T, C, M, chunks, readers, drive, result],
       bindings: operands(0, to.drive, to.kept, to.echo, to.result),
@@ -201,6 +198,33 @@ export function forwardPasses(
   return passes(node, FORWARD, limits, layout);
 }
 
+/** How the gradient of a chunk is computed. */
+export interface ChunkLayout {
+  /** Rows that a thread works on at a time, where N allows it. */
+  readonly rows: Width;
+  /** Steps whose states a thread keeps in registers; divides {@link CHUNK}. */
+  readonly span: number;
+}
+
+/** WGSL of the gradient of a chunk. */
+function chunkText(N: number, C: number, whole: boolean, { rows, span }: ChunkLayout): string {
+  const width = laneWidth(N, rows);
+  const constant = { N, C, CHUNK, SPAN: span, PANEL: divisor(N / width, 32 / width) * width, WHOLE: whole };
+  const text = chunkShader.replace(
+    /\/\/<span([^]*)\/\/span>/,
+    (_, body: string) =>
+      Array.from({ length: CHUNK / span }, (_, i) => {
+        const first = CHUNK - (i + 1) * span;
+        return unrolled(body, "FIRST", first).replaceAll("FIRST", `${first}u`);
+      }).join("\n"),
+  );
+  return [
+    constants(constant),
+    lanes(width, { workgroup: ["v", "g", "sa", "dsa"], read: ["states", "d_states"] }),
+    unrolled(unrolled(text, "SPAN", span), "CHUNK", CHUNK),
+  ].join("\n");
+}
+
 /**
  * Passes of wkv7Gradient: inputs streams, kept states, dy, gradient of the final state, S a; outputs dStreams, gradient of the
  * initial state, gradients of the states where chunks end, gradient of S a, solved blocks. The last pass is over chunks.
@@ -209,17 +233,14 @@ export function backwardPasses(
   node: Node<Wkv7Attributes>,
   limits: DeviceLimits,
   layout: ScanLayout = scanLayout(node.attributes.N, limits),
+  chunkLayout: ChunkLayout = { rows: 4, span: 16 },
 ): Pass[] {
   const { T, N } = node.attributes;
   const { B, H, C, chunks } = wkv7Sizes(node.inputs[0]!, node.attributes);
   const units = B * H * chunks;
   return [...passes(node, BACKWARD, limits, layout), {
-    wgsl: [
-      constants({ N, CHUNK, PANEL: divisor(N / width(N), 8) * width(N) }),
-      lanes(N, { workgroup: ["v", "g", "sa", "dsa"], read: ["states", "d_states"] }),
-      unrolled(chunkShader, "CHUNK", CHUNK),
-    ].join("\n"),
-    uniforms: [T, C, B * T, chunks, units],
+    wgsl: chunkText(N, C, T % CHUNK === 0, chunkLayout),
+    uniforms: [T, B * T, chunks, units],
     bindings: operands(0, 1, 7, 2, 4, 8, 5),
     workgroups: grid(units, limits),
   }];
