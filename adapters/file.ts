@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { toFloat32 } from "../formats/dtype.ts";
+import { type DType, toFloat32 } from "../formats/dtype.ts";
 import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
 import { Adapter, AdapterError, type HostTensor } from "./adapter.ts";
 import type { AdapterHints, AdapterMethod, Settings } from "./method.ts";
@@ -38,6 +38,9 @@ export function saveAdapter(adapter: Adapter, path: string, options: { force?: b
   });
 }
 
+/** Element types of an adapter's tensors. */
+const ADAPTER_DTYPES: readonly DType[] = ["F32", "F16", "BF16", "F64"];
+
 /**
  * Loads an adapter from a `.pth` or safetensors file with keys `<site>.<tensor>`, or from a PEFT directory.
  * The method and its settings come from the description in the file, or else from the names and shapes.
@@ -51,6 +54,11 @@ export function loadAdapter(path: string, hints: AdapterHints = {}): Adapter {
   for (const { name, dtype, shape } of file.tensors.values()) {
     // "disha" is what RWKV-PEFT called the same tensor from February to October 2025.
     const known = name.replace(/\.disha$/, ".bone");
+    if (!ADAPTER_DTYPES.includes(dtype)) {
+      throw new AdapterError(
+        `Cannot load ${path}: tensor "${name}" is ${dtype}, and an adapter's are F32, F16 or BF16`,
+      );
+    }
     tensors.set(known, { shape, data: toFloat32(file.readBytes(name), dtype) });
   }
   const { method, settings, base, overrides, targets = hints.targets, promptFormat } =
@@ -89,17 +97,38 @@ function described(text: string | undefined, path: string): Description | undefi
     throw unusable("has no list of overrides");
   }
   if (targets !== undefined && !isObject(targets)) throw unusable("has targets that are no object");
-  const known = adapterMethod(method);
   return {
-    method: known,
-    settings: known.configure(settings),
-    overrides: new Map(
-      Object.entries(overrides).map(([site, settings]) => [site, known.configure(settings as Settings)]),
-    ),
+    ...configured(method, settings, overrides as Record<string, Settings>, unusable),
     ...(typeof base === "string" && base ? { base } : {}),
     ...(targets ? { targets: targets as Targets } : {}),
     ...(typeof promptFormat === "string" ? { promptFormat } : {}),
   };
+}
+
+/** A site and a tensor at it that is not the site's own weight; `__proto__` would be no entry but a prototype. */
+const SITE_TENSOR =
+  /^(blocks\.\d+\.(?:att|ffn)\.(?:receptance|key|value|output))\.(?!weight$|bias$|__proto__$)(.+)$/;
+
+/** A method with its settings, as a description names them. */
+function configured(
+  name: string,
+  settings: Settings,
+  overrides: Readonly<Record<string, Settings>>,
+  unusable: (why: string) => AdapterError,
+): Pick<Description, "method" | "settings" | "overrides"> {
+  try {
+    const method = adapterMethod(name);
+    return {
+      method,
+      settings: method.configure(settings),
+      overrides: new Map(
+        Object.entries(overrides).map(([site, settings]) => [site, method.configure(settings)]),
+      ),
+    };
+  } catch (error) {
+    if (error instanceof RangeError) throw unusable(`cannot be used: ${error.message.slice(0, 300)}`);
+    throw error;
+  }
 }
 
 function recognised(
@@ -109,10 +138,11 @@ function recognised(
 ): Description {
   const sites = new Map<string, Record<string, readonly number[]>>();
   for (const [name, { shape }] of tensors) {
-    const match = /^(blocks\.\d+\.(?:att|ffn)\.(?:receptance|key|value|output))\.(?!weight$|bias$)(.+)$/.exec(
-      name,
-    );
-    if (match) sites.set(match[1]!, { ...sites.get(match[1]!), [match[2]!]: shape });
+    const match = SITE_TENSOR.exec(name);
+    if (!match) continue;
+    let site = sites.get(match[1]!);
+    if (!site) sites.set(match[1]!, site = {});
+    site[match[2]!] = shape;
   }
   const names = [...tensors.keys()];
   const found: { site: string; method: AdapterMethod; settings: Settings }[] = [];

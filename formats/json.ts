@@ -15,6 +15,9 @@ const MAX_TEXTS = 100_000;
 const SCALAR = /true|false|null|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
 const INTEGER = /0|[1-9]\d*/y;
 
+/** Anything that JSON can say. */
+export type JsonValue = null | boolean | number | string | JsonValue[] | { [key: string]: JsonValue };
+
 /** A position in a JSON text that moves over one token or one value at a time. */
 export class JsonCursor {
   readonly #text: string;
@@ -113,6 +116,39 @@ export class JsonCursor {
       );
     }
     return value;
+  }
+
+  /**
+   * Passes any value and returns it, as `JSON.parse` would but for what that hides: a repeated key, a key `__proto__` and
+   * deep nesting are refused.
+   */
+  value(where: string, depth = 0): JsonValue {
+    if (depth > MAX_DEPTH) throw this.#error(`${where} is nested more than ${MAX_DEPTH} deep`);
+    this.#skipSpace();
+    switch (this.#text[this.#at]) {
+      case "{": {
+        const object: { [key: string]: JsonValue } = {};
+        this.object(where, (key) => {
+          if (key === "__proto__" || Object.hasOwn(object, key)) {
+            throw this.#error(`${where} has ${quoted(key)} ${key === "__proto__" ? "as a key" : "twice"}`);
+          }
+          object[key] = this.value(where, depth + 1);
+        });
+        return object;
+      }
+      case "[": {
+        const list: JsonValue[] = [];
+        this.list(where, () => list.push(this.value(where, depth + 1)));
+        return list;
+      }
+      case '"':
+        return this.string(where);
+    }
+    const token = this.#match(SCALAR);
+    if (token === undefined) {
+      throw this.#error(`${where} is not valid: expected a value at character ${this.#at}`);
+    }
+    return JSON.parse(token);
   }
 
   /** Passes any value. */

@@ -2,8 +2,9 @@
  * A pickle machine that can hold data and do nothing else.
  *
  * It runs the short list of opcodes in `pickle_opcodes.ts` over the values in `pickle_values.ts`. Every step
- * consumes input, no value is ever copied or walked, and the stack and the nesting are limited, so time and
- * memory are at most proportional to the length of the pickle.
+ * consumes input, no value is ever copied or walked, and the stack and the nesting are limited, so time is at
+ * most proportional to the length of the pickle. A byte of it may ask for an object of a hundred, so what is
+ * made is added up and stops at a budget.
  *
  * @module
  */
@@ -24,6 +25,19 @@ import { decodeUtf8, type MakeError, quoted } from "./text.ts";
 const PROTOCOL = 2;
 const MAX_STACK = 1 << 16;
 const MAX_MARKS = 64;
+/** What values take in memory, in bytes, rounded up. */
+const COST = {
+  slot: 16,
+  memo: 64,
+  text: 32,
+  tuple: 96,
+  list: 128,
+  dict: 384,
+  item: 96,
+  tensor: 256,
+} as const;
+/** What any pickle may take, however small its file. */
+const FREE_BYTES = 1 << 20;
 const REFUSED = "save it again with torch.save and its usual protocol, or convert it to safetensors";
 
 /** The result of a pickle. */
@@ -38,9 +52,10 @@ export interface Unpickled {
  * Runs a pickle of protocol 2, as `torch.save` makes it.
  *
  * @param error makes the error that is thrown where anything is not as it should be
+ * @param budget bytes of memory that its values may take beyond a mebibyte; by default four times its length
  */
-export function unpickle(bytes: Uint8Array, error: MakeError): Unpickled {
-  return new PickleMachine(bytes, error).run();
+export function unpickle(bytes: Uint8Array, error: MakeError, budget: number = 4 * bytes.length): Unpickled {
+  return new PickleMachine(bytes, error, budget + FREE_BYTES).run();
 }
 
 class PickleMachine {
@@ -53,9 +68,12 @@ class PickleMachine {
   readonly #memo = new Map<number, PickleValue>();
   readonly #storages: StorageReference[] = [];
   #at = 0;
+  /** Bytes of memory that may still be taken. */
+  #budget: number;
 
-  constructor(bytes: Uint8Array, error: MakeError) {
+  constructor(bytes: Uint8Array, error: MakeError, budget: number) {
     this.#bytes = bytes;
+    this.#budget = budget;
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.#makeError = error;
   }
@@ -97,22 +115,24 @@ class PickleMachine {
       case opcodes.BINUNICODE:
         return this.#push(this.#text(this.#view.getUint32(this.#advance(4), true)));
       case opcodes.EMPTY_TUPLE:
-        return this.#push(new PickleTuple([]));
+        return this.#push(this.#tuple([]));
       case opcodes.TUPLE1:
-        return this.#push(new PickleTuple(this.#popMany(1)));
+        return this.#push(this.#tuple(this.#popMany(1)));
       case opcodes.TUPLE2:
-        return this.#push(new PickleTuple(this.#popMany(2)));
+        return this.#push(this.#tuple(this.#popMany(2)));
       case opcodes.TUPLE3:
-        return this.#push(new PickleTuple(this.#popMany(3)));
+        return this.#push(this.#tuple(this.#popMany(3)));
       case opcodes.TUPLE:
-        return this.#push(new PickleTuple(this.#popToMark()));
+        return this.#push(this.#tuple(this.#popToMark()));
       case opcodes.EMPTY_LIST:
+        this.#spend(COST.list);
         return this.#push(new PickleList());
       case opcodes.APPEND:
         return this.#append(this.#popMany(1));
       case opcodes.APPENDS:
         return this.#append(this.#popToMark());
       case opcodes.EMPTY_DICT:
+        this.#spend(COST.dict);
         return this.#push(new PickleDict(false));
       case opcodes.SETITEM:
         return this.#setItems(this.#popMany(2));
@@ -131,11 +151,13 @@ class PickleMachine {
         return this.#push(findGlobal(module, this.#line(), this.#makeError));
       }
       case opcodes.BINPERSID: {
+        this.#spend(COST.tensor);
         const storage = findStorage(this.#pop(), this.#makeError);
         this.#storages.push(storage);
         return this.#push(storage);
       }
       case opcodes.REDUCE: {
+        this.#spend(COST.dict);
         const [callee, args] = this.#popMany(2);
         return this.#push(reduce(callee, args, this.#makeError));
       }
@@ -151,6 +173,7 @@ class PickleMachine {
   #append(items: readonly PickleValue[]): void {
     const list = this.#top();
     if (!(list instanceof PickleList)) throw this.#error("appends to something that is not a list");
+    this.#spend(items.length * COST.slot);
     for (const item of items) list.items.push(item);
   }
 
@@ -159,6 +182,7 @@ class PickleMachine {
     if (!(dict instanceof PickleDict) || pairs.length % 2 !== 0) {
       throw this.#error("sets items of something that is not a dict, or half an item");
     }
+    this.#spend(pairs.length / 2 * COST.item);
     for (let i = 0; i < pairs.length; i += 2) {
       const key = pairs[i];
       if (typeof key !== "string" && typeof key !== "number") {
@@ -179,6 +203,7 @@ class PickleMachine {
   }
 
   #remember(key: number): void {
+    if (!this.#memo.has(key)) this.#spend(COST.memo);
     this.#memo.set(key, this.#top());
   }
 
@@ -219,12 +244,24 @@ class PickleMachine {
     if (this.#stack.length - count < floor) throw this.#error("takes a value from an empty stack");
   }
 
+  #tuple(items: readonly PickleValue[]): PickleTuple {
+    this.#spend(COST.tuple + items.length * COST.slot);
+    return new PickleTuple(items);
+  }
+
+  /** Counts memory that is about to be taken. */
+  #spend(bytes: number): void {
+    this.#budget -= bytes;
+    if (this.#budget < 0) throw this.#error("makes more values than its file has room for");
+  }
+
   #byte(): number {
     return this.#bytes[this.#advance(1)];
   }
 
   #text(length: number): string {
     const start = this.#advance(length);
+    this.#spend(COST.text + 2 * length);
     return decodeUtf8(this.#bytes.subarray(start, start + length), "text in data.pkl", this.#makeError);
   }
 
@@ -239,6 +276,7 @@ class PickleMachine {
   /** A two's complement integer; beyond 2^53 it stays a bigint, which no size or offset may be. */
   #long(length: number): number | bigint {
     const start = this.#advance(length);
+    this.#spend(COST.text + length);
     const digits = this.#bytes.slice(start, start + length).reverse().toHex();
     const value = BigInt.asIntN(8 * length, BigInt(`0x0${digits}`));
     return Number.isSafeInteger(Number(value)) ? Number(value) : value;

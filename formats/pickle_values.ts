@@ -89,8 +89,8 @@ export class TensorReference {
   ) {}
 }
 
-/** A tensor that repeats its storage (a stride of 0) may not be larger than this, in bytes. */
-const MAX_EXPANDED = 1 << 28;
+/** A tensor that repeats its storage (a stride of 0) may be larger than it by this, in bytes, and by a factor of 4. */
+const MAX_EXPANDED = 1 << 20;
 
 const REFUSED = "if you trust the file, save only its state dict, or convert it to safetensors";
 
@@ -166,7 +166,7 @@ function rebuildTensor(items: readonly PickleValue[], error: MakeError): TensorR
   if (offset + extent > storage.count) {
     throw error(`${name} reaches element ${offset + extent} of ${storage.count}`);
   }
-  if (length > MAX_EXPANDED && length > storage.count * byteWidth(storage.dtype)) {
+  if (length > MAX_EXPANDED + 4 * storage.count * byteWidth(storage.dtype)) {
     throw error(`${name} repeats it to ${length} bytes`, "save the tensor after calling contiguous()");
   }
   return new TensorReference(storage, offset, shape, strides);

@@ -10,7 +10,7 @@
 import { FormatError } from "./format_error.ts";
 
 /** A regular file that is read by ranges and never as a whole. */
-export class RandomAccessFile {
+export class RandomAccessFile implements Disposable {
   /** The path as the user gave it. */
   readonly path: string;
   /** Bytes in the file when it was opened. */
@@ -67,6 +67,11 @@ export class RandomAccessFile {
   close(): void {
     this.#file?.close();
     this.#file = undefined;
+  }
+
+  /** Closes the file at the end of a `using` block. */
+  [Symbol.dispose](): void {
+    this.close();
   }
 }
 

@@ -16,7 +16,7 @@ import { decodeUtf8, type MakeError, quoted } from "./text.ts";
 /** Largest header in bytes: the format's own limit. */
 export const maxHeaderLength = 100_000_000;
 
-const MAX_TENSORS = 1_000_000;
+const MAX_TENSORS = 100_000;
 const MAX_FIELDS = 16;
 
 /** A tensor and its range of the data, in bytes from the data's start. */

@@ -15,8 +15,12 @@ import { decodeUtf8, quoted } from "./text.ts";
 /** How the name of an index ends. */
 export const INDEX_ENDING = ".index.json";
 
-const MAX_INDEX = 1 << 26;
-const MAX_SHARDS = 10_000;
+/** A name that leads out of no folder on any system, and that every file system can hold. */
+// deno-lint-ignore no-control-regex
+const FILE_NAME = /^[^/\\:\u0000-\u001f\u007f]{1,200}$/;
+const MAX_INDEX = 1 << 25;
+/** All are held open, and a process may hold a thousand files or so. */
+const MAX_SHARDS = 500;
 
 /** One of the files of a model, and what lies in it. */
 export interface Shard {
@@ -45,7 +49,7 @@ export function readShardIndex(file: RandomAccessFile): Map<string, Set<string>>
   if (!map) throw error("it has no weight_map, so it is not an index of shards");
   const shards = new Map<string, Set<string>>();
   for (const [tensor, shard] of map) {
-    if (!/^[^/\\:\0]+$/.test(shard) || shard === "." || shard === "..") {
+    if (!FILE_NAME.test(shard) || shard === "." || shard === "..") {
       throw error(
         `its weight_map puts tensor ${quoted(tensor)} into ${quoted(shard)}, which is no name of a file`,
       );

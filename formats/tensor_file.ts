@@ -94,7 +94,9 @@ const MODEL_NAMES = [
  * @throws {Deno.errors.NotFound} where nothing is there
  */
 export function openTensorFile(path: string): TensorFile {
-  const inFolder = MODEL_NAMES.map((name) => join(path, name)).find((path) => existsSync(path));
+  const inFolder = isFolder(path)
+    ? MODEL_NAMES.map((name) => join(path, name)).find((path) => existsSync(path))
+    : undefined;
   const file = new RandomAccessFile(inFolder ?? path);
   try {
     if (file.path.endsWith(INDEX_ENDING)) return openShards(file);
@@ -103,6 +105,15 @@ export function openTensorFile(path: string): TensorFile {
   } catch (error) {
     file.close();
     throw error;
+  }
+}
+
+function isFolder(path: string): boolean {
+  try {
+    return Deno.statSync(path).isDirectory;
+  } catch {
+    // What is wrong with it is said by whoever opens it.
+    return false;
   }
 }
 

@@ -53,7 +53,8 @@ export function readTorch(file: RandomAccessFile): TensorSource {
   const entries = readZipDirectory(file);
   const root = findRoot(file, entries);
   checkByteOrder(file, entries.get(`${root}/byteorder`));
-  const { root: pickled, storages } = unpickle(readText(file, entries.get(`${root}/data.pkl`)!), error);
+  const pickle = readText(file, entries.get(`${root}/data.pkl`)!);
+  const { root: pickled, storages } = unpickle(pickle, error, 4 * file.size);
   const records = findRecords(file, storages, root, entries);
   const references = findStateDict(file, pickled);
   const tensors = new Map<string, TensorInfo>();

@@ -31,6 +31,7 @@ const LOCAL_LENGTH = 30;
 const CENTRAL_LENGTH = 46;
 const MAX_COMMENT = 0xffff;
 const MAX_DIRECTORY = 1 << 25;
+const MAX_ENTRIES = 100_000;
 const UINT32_MAX = 0xffff_ffff;
 const CHUNK = 1 << 24;
 const REMEDY = "download it again, or save it again with torch.save";
@@ -133,8 +134,8 @@ function readEnd(file: RandomAccessFile, end: DataView, endOffset: number): Dire
     agrees(short.offset, directory.offset, UINT32_MAX) &&
     directory.offset + directory.size === directory.endOffset;
   if (!consistent) throw file.error("the end of its zip directory contradicts itself", REMEDY);
-  if (directory.size > MAX_DIRECTORY) {
-    throw file.error(`its zip directory is over ${MAX_DIRECTORY} bytes`, REMEDY);
+  if (directory.size > MAX_DIRECTORY || directory.count > MAX_ENTRIES) {
+    throw file.error(`its zip directory is over ${MAX_DIRECTORY} bytes or ${MAX_ENTRIES} entries`, REMEDY);
   }
   return directory;
 }

@@ -5,6 +5,9 @@
  */
 import { existsSync, statSync } from "node:fs";
 import { dirname, extname, join, relative } from "node:path";
+import { FormatError } from "../formats/format_error.ts";
+import type { JsonValue } from "../formats/json.ts";
+import { readJsonFile } from "../formats/json_file.ts";
 
 /** Where runs go that were given no folder, from where the person stands. */
 const RUNS = "runs";
@@ -37,12 +40,15 @@ export function mergedPath(run: string, base: string): string {
 /** The base model of a run, as its settings name it; undefined where the folder is no run. */
 export function baseOf(run: string): string | undefined {
   try {
-    const { settings } = JSON.parse(Deno.readTextFileSync(join(run, "config.json")));
-    return typeof settings?.loadModel === "string" ? settings.loadModel : undefined;
+    const config = readJsonFile(join(run, "config.json")) as
+      | { settings?: { loadModel?: JsonValue } | null }
+      | null;
+    const loadModel = config?.settings?.loadModel;
+    return typeof loadModel === "string" ? loadModel : undefined;
   } catch (error) {
     if (
       error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory ||
-      error instanceof SyntaxError
+      error instanceof FormatError
     ) {
       return undefined;
     }

@@ -138,17 +138,19 @@ export type TrainSettings =
   >
   & Pick<TrainOptions, Unset>;
 
-/** Options that may have no value. */
-type Unset =
-  | "epochSteps"
-  | "maxSteps"
-  | "vocab"
-  | "saveSteps"
-  | "peftConfig"
-  | "evalFile"
-  | "evalSteps"
-  | "earlyStop"
-  | "sftField";
+/** Options that may have no value, and what kind of value they have otherwise. */
+export const UNSET = {
+  epochSteps: "number",
+  maxSteps: "number",
+  vocab: "string",
+  saveSteps: "number",
+  peftConfig: "object",
+  evalFile: "string",
+  evalSteps: "number",
+  earlyStop: "number",
+  sftField: "list of texts",
+} as const satisfies { [option in keyof TrainOptions]: "number" | "string" | "object" | "list of texts" };
+type Unset = keyof typeof UNSET;
 
 /** Options that do not fit each other: one sentence. */
 export class OptionError extends Error {

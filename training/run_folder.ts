@@ -5,9 +5,13 @@
  */
 import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { FormatError } from "../formats/format_error.ts";
+import type { JsonValue } from "../formats/json.ts";
+import { readJsonFile } from "../formats/json_file.ts";
 import { removeLeftovers } from "./checkpoint.ts";
 import { flag, OptionError, type TrainOptions, type TrainSettings } from "./options.ts";
 import { requireInside } from "./run_boundary.ts";
+import { checkedSettings } from "./run_config.ts";
 import { LOCK_FILE, RunLock } from "./run_lock.ts";
 
 /** Version of `config.json`. */
@@ -72,26 +76,33 @@ export function emptyRun(path: string): void {
   }
 }
 
-/** What a run folder says of its run. @throws OptionError if it is none */
+/** What a run folder says of its run. @throws OptionError if it is none, or says it wrongly */
 export function readRun(path: string): RunConfig {
-  let text: string;
+  const unusable = (why: string) => new OptionError(`Cannot resume ${path}: its config.json ${why}`);
+  const { version, settings, model, data } = readConfig(path);
+  if (version !== RUN_VERSION) throw unusable(`has version ${JSON.stringify(version)}, not ${RUN_VERSION}`);
+  if (typeof model !== "string" || typeof data !== "string") {
+    throw unusable("does not say what it began with");
+  }
+  return { version, settings: checkedSettings(settings, unusable), model, data };
+}
+
+function readConfig(path: string): { [key: string]: JsonValue } {
+  let config: JsonValue;
   try {
-    text = Deno.readTextFileSync(join(path, "config.json"));
-  } catch {
+    config = readJsonFile(join(path, "config.json"));
+  } catch (error) {
+    if (error instanceof FormatError) {
+      throw new OptionError(
+        `Cannot resume ${path}: its config.json is not whole (${error.reason}), so start a new run`,
+      );
+    }
     throw new OptionError(`Cannot resume ${path}: it has no config.json, so it is not a run folder`);
   }
-  let config: RunConfig;
-  try {
-    config = JSON.parse(text);
-  } catch {
-    throw new OptionError(`Cannot resume ${path}: its config.json is not whole, so start a new run`);
-  }
-  if (config?.version !== RUN_VERSION) {
-    throw new OptionError(
-      `Cannot resume ${path}: its config.json has version ${config?.version}, not ${RUN_VERSION}`,
-    );
-  }
-  return config;
+  if (typeof config === "object" && config !== null && !Array.isArray(config)) return config;
+  throw new OptionError(
+    `Cannot resume ${path}: its config.json is not whole (it is no object), so start a new run`,
+  );
 }
 
 /** Settings with absolute paths, so that a run can be resumed and merged from any folder. */

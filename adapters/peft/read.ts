@@ -9,6 +9,7 @@
 import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { toFloat32 } from "../../formats/dtype.ts";
+import { readSmallText } from "../../formats/json_file.ts";
 import { openTensorFile, type TensorFile } from "../../formats/tensor_file.ts";
 import { officialName } from "../../rwkv/names.ts";
 import { Adapter, AdapterError, type HostTensor } from "../adapter.ts";
@@ -49,7 +50,7 @@ export function peftFolder(path: string): string | undefined {
  */
 export function loadPeft(folder: string): Adapter {
   const configPath = join(folder, CONFIG);
-  const config = parsePeftConfig(Deno.readTextFileSync(configPath), configPath);
+  const config = parsePeftConfig(readSmallText(configPath), configPath);
   const weights = WEIGHTS.map((name) => join(folder, name)).find((path) => existsSync(path));
   if (weights === undefined) {
     throw new AdapterError(`Cannot load ${folder}: it holds no ${WEIGHTS.join(" or ")}`);

@@ -6,6 +6,8 @@
  */
 
 import { dirname, join } from "node:path";
+import { FormatError } from "../../formats/format_error.ts";
+import { RandomAccessFile } from "../../formats/random_access_file.ts";
 import { bytesTokenizer } from "./bytes.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import { worldTokenizer } from "./world.ts";
@@ -14,6 +16,8 @@ import { worldTokenizer } from "./world.ts";
 const WORLD_FILES = ["rwkv_vocab_v20230424.txt", "rwkv_vocab_v20230424.json"];
 /** The World vocabulary's largest id is 65529; models round it up to 65536. */
 const WORLD_SIZE = 65530;
+/** World's has one megabyte. */
+const MAX_VOCABULARY = 1 << 25;
 
 /** What {@linkcode chooseTokenizer} decides from. */
 export interface TokenizerChoice {
@@ -50,7 +54,7 @@ export async function chooseTokenizer({ vocabulary, modelPath, vocab }: Tokenize
           `give a vocabulary file in the World format with --vocab`,
     );
   }
-  const tokenizer = worldTokenizer(await readVocabulary(file), file);
+  const tokenizer = worldTokenizer(readVocabulary(file), file);
   if (tokenizer.vocabularySize > vocabulary) {
     throw new Error(
       `The vocabulary ${file} has ids up to ${tokenizer.vocabularySize - 1} but ${modelPath} has only ` +
@@ -77,11 +81,17 @@ async function stat(path: string): Promise<Deno.FileInfo | undefined> {
   }
 }
 
-async function readVocabulary(file: string): Promise<Uint8Array> {
+function readVocabulary(path: string): Uint8Array {
   try {
-    return await Deno.readFile(file);
+    using file = new RandomAccessFile(path);
+    if (file.size > MAX_VOCABULARY) throw file.error(`it has ${file.size} bytes, too many for a vocabulary`);
+    return file.read(0, file.size);
   } catch (error) {
-    const reason = error instanceof Deno.errors.NotFound ? "there is no such file" : (error as Error).message;
-    throw new Error(`Cannot read the vocabulary ${file}: ${reason}`);
+    const reason = error instanceof Deno.errors.NotFound
+      ? "there is no such file"
+      : error instanceof FormatError
+      ? error.reason
+      : (error as Error).message;
+    throw new Error(`Cannot read the vocabulary ${path}: ${reason}`);
   }
 }

@@ -10,6 +10,9 @@
  * @module
  */
 
+import { JsonCursor, type JsonValue } from "../../formats/json.ts";
+import { quoted } from "../../formats/text.ts";
+
 /** Tokens and their ids, two arrays of one length. Id 0 is never among them: it ends a document. */
 export interface Vocabulary {
   /** The id of each token. */
@@ -20,8 +23,11 @@ export interface Vocabulary {
 
 /** Ids at or above this are taken for damage, not for a vocabulary. */
 const ID_LIMIT = 1 << 24;
+/** So are ids far above the number of tokens: a table of all ids is kept. */
+const ID_SLACK = 4, WORLD_IDS = 1 << 16;
 /** The longest token of the real vocabulary has 128 bytes; far longer ones are damage too. */
 const LENGTH_LIMIT = 1024;
+const SHOWN_LENGTH = 80;
 
 const utf8 = new TextEncoder();
 
@@ -41,6 +47,12 @@ export function parseVocabulary(contents: Uint8Array, file: string): Vocabulary 
     throw new SyntaxError(`Cannot read the vocabulary ${file}: it is not UTF-8 text`);
   }
   const vocabulary = text.trimStart().startsWith("{") ? parseJson(text, file) : parseLines(text, file);
+  const largest = vocabulary.ids.reduce((a, b) => Math.max(a, b), 0);
+  if (largest >= ID_SLACK * vocabulary.ids.length + WORLD_IDS) {
+    throw new SyntaxError(
+      `The vocabulary ${file} has ${vocabulary.ids.length} tokens, but ids up to ${largest}: use a complete World vocabulary`,
+    );
+  }
   const bytes = new Set(vocabulary.tokens.filter((token) => token.length === 1).map((token) => token[0]));
   for (let byte = 0; byte < 256; byte++) {
     if (!bytes.has(byte)) {
@@ -81,28 +93,35 @@ function parseLines(text: string, file: string): Vocabulary {
 }
 
 function parseJson(text: string, file: string): Vocabulary {
-  let entries: Record<string, unknown>;
   try {
-    entries = JSON.parse(text);
+    // Says best what is no JSON; what it hides, such as an id that comes twice, is seen by the cursor.
+    JSON.parse(text);
   } catch (error) {
     throw new SyntaxError(`Cannot read the vocabulary ${file} as JSON: ${(error as Error).message}`);
   }
+  let at = "";
+  const error = (reason: string) => new SyntaxError(`Cannot read the vocabulary ${file}${at}: ${reason}`);
+  const cursor = new JsonCursor(text, error);
   const add = collector();
-  for (const [id, value] of Object.entries(entries)) {
+  cursor.object("the vocabulary", (id) => {
+    at = `, id ${quoted(id)}`;
+    const value = cursor.value("its token");
     try {
       if (!/^\d+$/.test(id)) throw new SyntaxError("an id is a whole number");
       if (typeof value === "string") add(Number(id), encodeStrict(value));
-      else if (
-        Array.isArray(value) && value.every((byte) => Number.isInteger(byte) && byte >= 0 && byte < 256)
-      ) {
-        add(Number(id), Uint8Array.from(value));
-      } else throw new SyntaxError("expected a string or an array of byte values");
-    } catch (error) {
-      if (!(error instanceof SyntaxError)) throw error;
-      throw new SyntaxError(`Cannot read the vocabulary ${file}, id "${id}": ${error.message}`);
+      else if (Array.isArray(value) && value.every(isByte)) add(Number(id), Uint8Array.from(value));
+      else throw new SyntaxError("expected a string or an array of byte values");
+    } catch (cause) {
+      throw cause instanceof SyntaxError ? error(cause.message) : cause;
     }
-  }
+    at = "";
+  });
+  cursor.end("the vocabulary");
   return add.vocabulary();
+}
+
+function isByte(value: JsonValue): value is number {
+  return Number.isInteger(value) && (value as number) >= 0 && (value as number) < 256;
 }
 
 /** Gathers tokens and refuses the ones that no vocabulary may hold. */
@@ -134,6 +153,11 @@ export function binaryString(bytes: Uint8Array): string {
   return String.fromCharCode(...bytes);
 }
 
+/** A literal as a message may hold it. */
+function shown(literal: string): string {
+  return literal.length > SHOWN_LENGTH ? `${literal.slice(0, SHOWN_LENGTH)}…` : literal;
+}
+
 function encodeStrict(text: string): Uint8Array {
   if (!text.isWellFormed()) throw new SyntaxError("the token holds half of a surrogate pair");
   return utf8.encode(text);
@@ -152,14 +176,16 @@ function parseLiteral(literal: string): Uint8Array {
   const body = literal.slice(isBytes ? 2 : 1, -1);
   const opening = isBytes ? 3 : 2;
   if ((quote !== "'" && quote !== '"') || literal.length < opening || !literal.endsWith(quote)) {
-    throw new SyntaxError(`expected a Python literal in quotes, found ${literal}`);
+    throw new SyntaxError(`expected a Python literal in quotes, found ${shown(literal)}`);
   }
   let text = "";
   for (let i = 0; i < body.length; i++) {
-    if (body[i] === quote) throw new SyntaxError(`a quote inside the literal ${literal} is not escaped`);
+    if (body[i] === quote) {
+      throw new SyntaxError(`a quote inside the literal ${shown(literal)} is not escaped`);
+    }
     if (body[i] !== "\\") {
       if (isBytes && body.charCodeAt(i) > 0x7f) {
-        throw new SyntaxError(`a bytes literal holds only ASCII, found ${literal}`);
+        throw new SyntaxError(`a bytes literal holds only ASCII, found ${shown(literal)}`);
       }
       text += body[i];
       continue;
@@ -171,11 +197,11 @@ function parseLiteral(literal: string): Uint8Array {
       const hex = body.slice(i + 1, i + 1 + digits);
       const code = parseInt(hex, 16);
       if (hex.length < digits || !/^[0-9a-fA-F]+$/.test(hex) || code > 0x10ffff) {
-        throw new SyntaxError(`the escape \\${escape}${hex} in ${literal} is not complete`);
+        throw new SyntaxError(`the escape \\${escape}${hex} in ${shown(literal)} is not complete`);
       }
       text += String.fromCodePoint(code);
       i += digits;
-    } else throw new SyntaxError(`the escape \\${escape} in ${literal} is unknown`);
+    } else throw new SyntaxError(`the escape \\${escape} in ${shown(literal)} is unknown`);
   }
   return isBytes ? Uint8Array.from(text, (character) => character.charCodeAt(0)) : encodeStrict(text);
 }

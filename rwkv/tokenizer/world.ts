@@ -20,7 +20,7 @@ import { binaryString, parseVocabulary, type Vocabulary } from "./vocabulary.ts"
  */
 export function worldTokenizer(contents: Uint8Array, file: string): Tokenizer {
   const vocabulary = parseVocabulary(contents, file);
-  const trie = buildTrie(vocabulary);
+  const trie = buildTrie(vocabulary, file);
   const { start, pool } = layOut(vocabulary);
 
   function decodeBytes(tokens: ArrayLike<number>): Uint8Array {
@@ -80,7 +80,11 @@ interface Trie {
   readonly id: Uint32Array;
 }
 
-function buildTrie({ ids, tokens }: Vocabulary): Trie {
+/** Slots of children beyond a few for each byte of the tokens are taken for damage: World has fewer than one. */
+const SLOTS_A_BYTE = 2, FREE_SLOTS = 1 << 16;
+
+function buildTrie({ ids, tokens }: Vocabulary, file: string): Trie {
+  const most = FREE_SLOTS + SLOTS_A_BYTE * tokens.reduce((sum, token) => sum + token.length, 0);
   const keys = tokens.map(binaryString);
   const order = Array.from(keys.keys()).sort((a, b) => keys[a] < keys[b] ? -1 : 1);
   const first: number[] = [];
@@ -99,6 +103,11 @@ function buildTrie({ ids, tokens }: Vocabulary): Trie {
     first[node] = children.length;
     low[node] = byteOf(from);
     span[node] = byteOf(to - 1) - low[node] + 1;
+    if (children.length + span[node] > most) {
+      throw new SyntaxError(
+        `The vocabulary ${file} has tokens that are spread too wide: use a complete World vocabulary`,
+      );
+    }
     for (let slot = 0; slot < span[node]; slot++) children.push(0);
     while (from < to) {
       const byte = byteOf(from);
