@@ -1,66 +1,122 @@
 /**
- * What a run shows on the way, all of it on stderr: a bar on a terminal, now and then a plain line elsewhere.
- * No colours, so NO_COLOR has nothing to turn off.
+ * What a run shows on the way, all of it on stderr: one line that is drawn again on a terminal, now and then a plain line
+ * elsewhere. No colours, so NO_COLOR has nothing to turn off.
  *
  * @module
  */
-// @ts-types="./cli_progress.d.ts"
-import cliProgress from "cli-progress";
-import type { StepReport } from "../mod.ts";
+import type { Phase, StepReport } from "../mod.ts";
 
-/** Milliseconds between plain lines, at least. */
-const PLAIN_INTERVAL = 5000;
+/** Milliseconds between plain lines, at least, and between drawings of the live line. */
+const PLAIN_INTERVAL = 5000, LIVE_INTERVAL = 100;
 
-/** Shows messages and steps. */
+/** Milliseconds from which on a log says how long a phase took. */
+const LONG_PHASE = 2000;
+
+/** Characters of the bar. */
+const BAR = 16;
+
+/** Where lines go, and what is known of it. */
+export interface Screen {
+  /** Whether it can draw a line again. */
+  readonly terminal: boolean;
+  /** Characters of a line. */
+  columns(): number;
+  write(text: string): void;
+}
+
+/** The standard error output. */
+const STDERR: Screen = {
+  terminal: Deno.stderr.isTerminal(),
+  columns() {
+    try {
+      return Deno.consoleSize().columns;
+    } catch {
+      return 80;
+    }
+  },
+  write(text) {
+    Deno.stderr.writeSync(new TextEncoder().encode(text));
+  },
+};
+
+/** Shows messages, phases and steps. */
 export class Progress {
-  readonly #terminal: boolean;
-  #bar: InstanceType<typeof cliProgress.SingleBar> | undefined;
-  #lastLine = -Infinity;
+  readonly #screen: Screen;
+  #lastPlain = -Infinity;
+  #lastLive = -Infinity;
+  #phase: { name: Phase; since: number } | undefined;
+  #step: StepReport | undefined;
 
-  /** @param terminal whether stderr is one that can redraw a line */
-  constructor(terminal: boolean = Deno.stderr.isTerminal()) {
-    this.#terminal = terminal;
+  /** @param screen where it shows them */
+  constructor(screen: Screen = STDERR) {
+    this.#screen = screen;
   }
 
   /** Shows a sentence on a line of its own. */
   message(text: string): void {
-    this.finish();
-    // The note on Ctrl-C may stand on this line.
-    console.error(this.#terminal ? `\r\x1b[K${text}` : text);
+    this.#screen.write(`${this.#screen.terminal ? "\r\x1b[K" : ""}${text}\n`);
+    if (this.#step) this.#draw();
+  }
+
+  /** Shows what is done now: on a terminal while it lasts, in a log afterwards where it took long. */
+  phase(name: Phase): void {
+    const now = performance.now(), ended = this.#phase;
+    this.#phase = { name, since: now };
+    if (this.#screen.terminal) this.#draw();
+    else if (ended && ended.name !== "training" && now - ended.since >= LONG_PHASE) {
+      const what = `${ended.name[0]!.toUpperCase()}${ended.name.slice(1)}`;
+      this.message(`${what} took ${((now - ended.since) / 1000).toFixed(1)} s`);
+    }
   }
 
   /** Shows a step. */
   step(report: StepReport): void {
-    const { step, steps } = report;
-    const payload = {
-      loss: report.loss.toFixed(4),
-      rate: String(Math.round(report.tokensPerSecond)),
-      left: duration(report.secondsLeft),
-    };
-    if (this.#terminal) {
-      if (!this.#bar) {
-        this.#bar = new cliProgress.SingleBar({
-          format: "{bar} step {value}/{total}, loss {loss}, {rate} tokens/s, {left} left",
-          barsize: 24,
-          barCompleteChar: "█",
-          barIncompleteChar: "░",
-          // An end by Ctrl-C would leave it hidden.
-          hideCursor: false,
-        });
-        this.#bar.start(steps, step, payload);
-      } else this.#bar.update(step, payload);
-    } else if (step === steps || performance.now() - this.#lastLine >= PLAIN_INTERVAL) {
-      this.#lastLine = performance.now();
-      const { loss, rate, left } = payload;
-      console.error(`step ${step}/${steps}, loss ${loss}, ${rate} tokens/s, ${left} left`);
+    const isFirst = !this.#step;
+    this.#step = report;
+    const now = performance.now(), last = report.step === report.steps;
+    if (this.#screen.terminal) {
+      if (isFirst || last || now - this.#lastLive >= LIVE_INTERVAL) this.#draw();
+    } else if (last || now - this.#lastPlain >= PLAIN_INTERVAL) {
+      this.#lastPlain = now;
+      this.#screen.write(`${stepLine(report)}\n`);
     }
   }
 
-  /** Leaves the bar where it is. */
+  /** Leaves the line where it is. */
   finish(): void {
-    this.#bar?.stop();
-    this.#bar = undefined;
+    if (this.#screen.terminal && this.#step) this.#screen.write("\n");
+    else if (this.#screen.terminal) this.#screen.write("\r\x1b[K");
+    this.#step = this.#phase = undefined;
   }
+
+  /** Draws the live line, no longer than a line is: a longer one would be drawn one below the other. */
+  #draw(): void {
+    if (!this.#screen.terminal) return;
+    this.#lastLive = performance.now();
+    const step = this.#step, phase = this.#phase?.name;
+    const bar = step && `${"█".repeat(filled(step)).padEnd(BAR, "░")} `;
+    const doing = phase && !(step && phase === "training") ? `${phase}… ` : "";
+    const line = `${bar ?? ""}${doing}${step ? stepLine(step) : ""}`;
+    this.#screen.write(`\r${line.slice(0, this.#screen.columns() - 1)}\x1b[K`);
+  }
+}
+
+function filled({ step, steps }: StepReport): number {
+  return Math.min(BAR, Math.floor(BAR * step / steps));
+}
+
+/** A step in a line. */
+export function stepLine(report: StepReport): string {
+  const { step, steps, loss, smoothedLoss, learningRate, gradientNorm, tokensPerSecond, secondsLeft } =
+    report;
+  return `step ${step}/${steps}, loss ${loss.toFixed(4)}, smoothed ${smoothedLoss.toFixed(4)}, ` +
+    `lr ${brief(learningRate)}, grad norm ${brief(gradientNorm)}, ${Math.round(tokensPerSecond)} tokens/s, ` +
+    `${Math.round(report.memoryBytes / 1e6)} MB, ${duration(secondsLeft)} left`;
+}
+
+/** Three digits, and no more zeros than need be. */
+function brief(x: number): string {
+  return x !== 0 && (x < 1e-2 || x >= 1e4) ? x.toExponential(2) : String(Number(x.toPrecision(3)));
 }
 
 /** Seconds as 0:07, 12:34 or 1:02:03. */

@@ -37,6 +37,7 @@ export async function trainOnTerminal({ task, run, next }: Training, work: Work)
   const progress = new Progress();
   const result = await run({
     onMessage: (text) => progress.message(text),
+    onPhase: (phase) => progress.phase(phase),
     onStep: (report) => {
       work.begun = true;
       progress.step(report);

@@ -1,24 +1,42 @@
 /**
- * `metrics.jsonl`: one line a step, appended as it happens, so that anything may follow the run by reading the file.
+ * `metrics.jsonl`: one line a step, appended as it happens, so that anything may follow the run by reading the file; and the
+ * same for TensorBoard.
  *
  * @module
  */
 
+import { dirname, join } from "node:path";
 import { writeFileAtomic } from "../formats/atomic.ts";
 import { writeFully } from "../formats/random_access_file.ts";
+import { EventFile } from "./tensorboard.ts";
+
 /** A line: a step, and whatever was known after it. */
 export type MetricsLine = Readonly<Record<string, unknown>> & { readonly step: number };
+
+/** What TensorBoard shows of a line, and under which tags. */
+const TAGS: Readonly<Record<string, string>> = {
+  loss: "loss/train",
+  smoothedLoss: "loss/smoothed",
+  heldOutLoss: "loss/held_out",
+  heldOutPerplexity: "perplexity/held_out",
+  learningRate: "optimizer/learning_rate",
+  gradientNorm: "optimizer/gradient_norm",
+  tokensPerSecond: "speed/tokens_per_second",
+  memoryBytes: "memory/bytes",
+};
 
 /** Appends lines to a run's metrics. */
 export class Metrics implements Disposable {
   /** The lines that were there before. */
   readonly kept: readonly MetricsLine[];
+  readonly #written: MetricsLine[] = [];
   readonly #file: Deno.FsFile;
+  readonly #events: EventFile;
   readonly #encoder = new TextEncoder();
   #length: number;
 
   /**
-   * @param path the file; created where it is not there
+   * @param path the file; created where it is not there, with a folder `tensorboard` beside it
    * @param resumeAt lines of later steps are taken out, as the run will write them again
    */
   constructor(path: string, resumeAt: number) {
@@ -34,6 +52,12 @@ export class Metrics implements Disposable {
     writeFileAtomic(path, bytes, { force: true });
     this.#length = bytes.length;
     this.#file = Deno.openSync(path, { append: true });
+    this.#events = new EventFile(join(dirname(path), "tensorboard"), resumeAt);
+  }
+
+  /** All lines. */
+  get lines(): readonly MetricsLine[] {
+    return [...this.kept, ...this.#written];
   }
 
   /** Writes one line, whole or not at all. @throws what the system says, such as that the disk is full */
@@ -46,10 +70,20 @@ export class Metrics implements Disposable {
       throw error;
     }
     this.#length += bytes.length;
+    this.#written.push(line);
+    const { step, samples, ...others } = line;
+    const numbers = Object.entries(others).flatMap(([name, value]) =>
+      name in TAGS && typeof value === "number" ? [[TAGS[name], value]] : []
+    );
+    this.#events.scalars(step, Object.fromEntries(numbers));
+    (samples as readonly string[] | undefined)?.forEach((text, i) =>
+      this.#events.text(step, `sample/${i + 1}`, text)
+    );
   }
 
   [Symbol.dispose](): void {
     this.#file.close();
+    this.#events[Symbol.dispose]();
   }
 }
 

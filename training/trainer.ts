@@ -30,6 +30,7 @@ import {
   RUN_VERSION,
   type RunConfig,
 } from "./run_folder.ts";
+import { writeReport } from "./report.ts";
 import { Validation } from "./validation.ts";
 
 /** Trains an adapter, or a whole model, and leaves everything in the run folder. */
@@ -135,7 +136,7 @@ async function runIn(
     onMessage(`Best held-out loss: ${best.heldOutLoss.toFixed(4)} at step ${best.step}, kept in ${place}`);
   }
   const both = before && after;
-  return {
+  const result = {
     projDir,
     output,
     steps: step,
@@ -148,4 +149,7 @@ async function runIn(
     stopped,
     stoppedEarly,
   };
+  const report = { projDir, settings: placed(settings), lines: metrics.lines, result, before };
+  onMessage(`Report: ${writeReport({ ...report, after: validation.last })}`);
+  return result;
 }
