@@ -7,6 +7,7 @@
  * @module
  */
 import { fuse } from "./fuse.ts";
+import { addInProducts } from "./sums.ts";
 import { bytesOf, inputsRead, type Node, type Tensor, type Variable } from "./graph.ts";
 
 /** A list of nodes with a place for every value: what an engine runs. */
@@ -47,14 +48,14 @@ export const LEAST_OPERANDS = 8;
 /**
  * Plans the nodes of a graph into a program. Nodes that update no variable, directly or through others, are left out.
  * @param options.operands of one node, at most; an engine has this
- * @param options.fused false to keep every node as it was made
+ * @param options.fused false to keep elementwise nodes as they were made
  */
 export function compile(
   graph: { readonly nodes: readonly Node[] },
   options: { readonly operands?: number | undefined; readonly fused?: boolean } = {},
 ): Program {
   const { operands = LEAST_OPERANDS, fused = true } = options;
-  const live = liveNodes(graph.nodes), nodes = fused ? fuse(live, operands) : live;
+  const live = addInProducts(liveNodes(graph.nodes)), nodes = fused ? fuse(live, operands) : live;
   const lives = new Map<Tensor, { first: number; last: number }>();
   const variables = new Set<Variable>();
   nodes.forEach((node, index) => {

@@ -124,14 +124,17 @@ const matmul: Lowering = (call) => {
   const product = share(call, units, options, (start, end, worker) => {
     const before = [layout, storage[b.dtype]!, address(a), a.width];
     const after = [
-      ...[b.width, out, N, M, K, addend ? 1 : 0],
+      ...[b.width, out, N, M, K, 0],
       ...(columns ? [0, M, start, end] : [start, end, 0, N]),
       scratch(worker),
     ];
     if (index === undefined) return { kernel: "matmul", args: [...before, address(b), ...after] };
     return { kernel: "matmulOutside", args: [index, ...window(worker), ...before, ...after] };
   });
-  return addend ? [copy(call, address(addend), out, M * N), product] : [product];
+  if (!addend) return [product];
+  // Added after all terms of the product, as in every engine: then a product of zeros changes no bit.
+  const args = [address(addend), out];
+  return [product, shared(call, "accumulate", args, M * N, { grain: 64, work: 0.3 })];
 };
 
 /** Blocks in turn, as many at a time as there are workers; few blocks are cut into rows. */

@@ -10,7 +10,8 @@ export type Unary = "neg" | "exp" | "log" | "tanh" | "sigmoid" | "sqrt" | "step"
 /** A binary function of the language. */
 export type Binary = "add" | "sub" | "mul" | "div" | "max";
 
-type Form =
+/** What an expression is made of. */
+export type Form =
   | { readonly kind: "input"; readonly index: number }
   | { readonly kind: "constant"; readonly value: number }
   | { readonly kind: "unary"; readonly name: Unary; readonly x: Expression }

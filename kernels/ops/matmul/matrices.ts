@@ -131,12 +131,14 @@ export function matricesShader(
     layout.transposeB
       ? `col_major>(&b_slice, (n_block + ${j * side}u) * ${b.stride}u + ${q * side}u, ${b.stride}u)`
       : `row_major>(&b_slice, ${q * side * b.stride}u + n_block + ${j * side}u, ${b.stride}u)`;
-  const initial = mode === "addend" ? "addend" : "out";
   const blocks = (block: (i: number, j: number) => string) =>
     times(rows, (i) => times(columns, (j) => block(i, j)));
   const place = (i: number, j: number) =>
     `let m = m0 + m_block + ${i * side}u; let n = n0 + n_block + ${j * side}u;`;
   const sums = matrix("result", "f32");
+  // Matrices cannot be added to each other, and what a product is added to comes after all of its own terms in every engine, so
+  // that a product of zeros changes no bit.
+  const direct = whole && mode === "write";
   const value = { write: "value", addend: "addend[at] + value", accumulate: "out[at] + value" }[mode];
   return `enable f16;
 enable subgroups;
@@ -146,7 +148,7 @@ ${PARAMETERS}${operand("a", 1, "f32", a, layout.transposeA)}
 ${operand("b", 2, layout.dtype, b, !layout.transposeB)}
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 ${mode === "addend" ? "@group(0) @binding(4) var<storage, read> addend: array<f32>;" : ""}
-${whole ? "" : `var<workgroup> ragged: array<f32, ${threads / lanes * side * side}>;`}
+${direct ? "" : `var<workgroup> ragged: array<f32, ${threads / lanes * side * side}>;`}
 
 @compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32,
@@ -158,14 +160,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let last = min(p.K, (group.z + 1u) * p.part);
   let start = p.out_start + group.z * p.out_part;
   ${blocks((i, j) => `var s${i}_${j}: ${sums};`)}
-  ${
-    whole && mode !== "write"
-      ? blocks((i, j) =>
-        `{ ${place(i, j)} if (m < p.M && n < p.N) {` +
-        ` s${i}_${j} = subgroupMatrixLoad<${sums}, row_major>(&${initial}, start + m * p.out_m + n, p.out_m); } }`
-      )
-      : ""
-  }
   ${times(readsA, (i) => `var a${i}: ${WIDE.f32.type};`)}
   ${times(readsB, (i) => `var b${i}: ${WIDE[layout.dtype as keyof typeof WIDE].type};`)}
   ${fetch("group.z * p.part")}
@@ -190,7 +184,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   ${
     blocks((i, j) =>
-      whole
+      direct
         ? `{ ${place(i, j)} if (m < p.M && n < p.N) {` +
           ` subgroupMatrixStore<row_major>(&out, start + m * p.out_m + n, s${i}_${j}, p.out_m); } }`
         : `subgroupMatrixStore<row_major>(&ragged, subgroup * ${side * side}u, s${i}_${j}, ${side}u);

@@ -151,6 +151,11 @@ const matmulOp: Op<MatmulAttributes> = {
   },
 };
 
+/** Whether a node is a product to which something can be added in the same pass. */
+export function takesAddend(node: Node): boolean {
+  return node.op === matmulOp && node.inputs.length === 2 && node.outputs.length === 1;
+}
+
 /** The passes of a product, each by the kernel that `choose` takes of those that can do it. */
 function lowered(
   { attributes, inputs, outputs }: Node<MatmulAttributes>,
