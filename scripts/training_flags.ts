@@ -66,6 +66,9 @@ export const FILES = {
     ["pad", "pack", "get", "only"],
     "rows of a batch: pad, one document each, longer ones cut into several; pack, as many documents as fit, kept apart; get, slices of raw text; only, the beginning of each document",
   ),
+  groupByLength: toggle(
+    "samples of like length together, so that short ones take less time, at the price of memory",
+  ),
   dataShuffle: toggle("an order of its own for each epoch; 0 keeps that of the text"),
   projDir: text("FOLDER", "run folder, must be new; without it the next free of runs/bone, runs/bone-2, …"),
   force: toggle("replace an existing run folder"),
@@ -82,6 +85,7 @@ export const FILES = {
   | "lossMask"
   | "dataload"
   | "dataShuffle"
+  | "groupByLength"
   | "projDir"
   | "force"
   | "resume"

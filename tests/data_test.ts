@@ -399,6 +399,41 @@ Deno.test("Batches + only takes the beginning of each document and counts what i
   assert.deepEqual([batches.windows, batches.cut, batches.dropped, batches.skipped], [3, 1, 11, 1]);
 });
 
+Deno.test("Batches + groupByLength: rows of like length together, in batches as short as they can be, every target once", () => {
+  const documents = distinctDocuments(...ascending(300).map((i) => 2 + (i * 37) % 64));
+  const options = { documents, ctxLen: 64, microBsz: 4, seed: 5 };
+  const plain = new Batches(options), grouped = new Batches({ ...options, groupByLength: true });
+  assert.deepEqual(grouped.shorter, [8, 16, 32]);
+  assert.deepEqual(plain.shorter, []);
+  let positions = 0;
+  const lengths: number[] = [];
+  for (let i = 0; i < grouped.batchesPerEpoch; i++) {
+    const { inputs } = grouped.at(i);
+    positions += inputs.length;
+    lengths.push(inputs.length / 4);
+  }
+  const targets = (batches: Batches, epoch: number) => pairsOf(batches, epoch).map(([, target]) => target);
+  for (const epoch of [0, 1]) {
+    assert.deepEqual(
+      targets(grouped, epoch).sort((a, b) => a - b),
+      targets(plain, epoch).sort((a, b) => a - b),
+    );
+  }
+  assert.notDeepEqual(targets(grouped, 0), targets(grouped, 1));
+  assert.deepEqual([...new Set(lengths)].sort((a, b) => a - b), [8, 16, 32, 64]);
+  assert.ok(positions < 0.75 * grouped.batchesPerEpoch * 4 * 64, `${positions}`);
+  // Not from the longest to the shortest.
+  assert.ok(lengths.slice(0, 20).includes(8) && lengths.slice(-20).includes(64));
+  assert.deepEqual(grouped.at(30), new Batches({ ...options, groupByLength: true }).at(30));
+  const inOrder = new Batches({
+    ...options,
+    documents: documents.slice(0, 6),
+    groupByLength: true,
+    shuffle: false,
+  });
+  assert.equal(targets(inOrder, 0).length, inOrder.tokensPerEpoch);
+});
+
 Deno.test("Batches + get slices all documents joined, from another place each epoch, every token once", () => {
   const documents = distinctDocuments(5, 30, 1, 11), total = 47;
   const batches = new Batches({ documents, ctxLen: 8, microBsz: 2, seed: 1, dataload: "get" });

@@ -68,6 +68,23 @@ Deno.test("train + dataload pack: loss, gradient norm and weights of an epoch in
   }
 });
 
+Deno.test("train + groupByLength: an epoch in one step as without it, and on by bits", async () => {
+  const dataFile = writeDocuments(newPath("text.jsonl"), randomTexts(24, 16));
+  const whole = { dataFile, microBsz: 4, accumulateGradBatches: 6, maxSteps: 1, l2wrap: false };
+  const plain = await run(whole), grouped = await run({ ...whole, groupByLength: true });
+  // Sums in f32 in another order.
+  assert.ok(Math.abs(grouped.losses[0]! - plain.losses[0]!) < 1e-5, `${grouped.losses} for ${plain.losses}`);
+  assert.ok(Math.abs(grouped.norms[0]! / plain.norms[0]! - 1) < 1e-4, `${grouped.norms} for ${plain.norms}`);
+  const stepped = { dataFile, microBsz: 4, groupByLength: true, epochCount: 2 };
+  const all = await run(stepped), part = await run({ ...stepped, maxSteps: 4 });
+  await train({ resume: part.projDir, maxSteps: all.steps });
+  assert.deepEqual(Deno.readFileSync(part.output), Deno.readFileSync(all.output));
+  await assert.rejects(
+    run({ dataFile, dataload: "pack", groupByLength: true }),
+    { name: "OptionError", message: /--group_by_length is for samples of many lengths/ },
+  );
+});
+
 Deno.test("train + conversations: the sample shows what is learnt, only that counts, and the format is kept", async () => {
   const dataFile = writeRecords(QUESTIONS);
   const { messages, all, output } = await run({ dataFile, ctxLen: 40, microBsz: 6, maxSteps: 2 });

@@ -42,6 +42,8 @@ export class Learner {
     readonly settings: TrainSettings,
     /** How the conversations that it learns are written, where there are any. */
     readonly promptFormat?: string,
+    /** Lengths below ctxLen that its micro-batches may have. */
+    readonly shorter: readonly number[] = [],
   ) {
     this.#adapter = method &&
       new Adapter(
@@ -68,6 +70,7 @@ export class Learner {
       trainables: this.trainables,
       B: microBsz,
       T: ctxLen,
+      shorter: sizes.T === undefined ? this.shorter : [],
       packed: dataload === "pack",
       recompute: gradCp,
       l2: l2wrap ? L2WRAP : 0,

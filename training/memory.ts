@@ -51,6 +51,9 @@ export function planMemory(learner: Learner, measures: boolean): MemoryPlan {
     { what: "batch and reports", bytes: programs.variableBytes },
     { what: "saved activations", bytes: savedBytes },
     { what: "workspace", bytes: gradients.workspaceBytes - savedBytes + update.workspaceBytes },
+    ...(programs.shorterBytes
+      ? [{ what: "workspace of shorter samples", bytes: programs.shorterBytes }]
+      : []),
     ...(measures ? [{ what: MEASURING, bytes: loss.workspaceBytes }] : []),
   ];
   const bytes = rows.reduce((all, { bytes }) => all + bytes, 0);

@@ -53,6 +53,8 @@ export interface TrainOptions {
   lossMask?: LossMask;
   /** How documents come into the rows of a batch. */
   dataload?: Dataload;
+  /** Put samples of like length together, so that batches of short ones are computed as such: for dataload pad and only. */
+  groupByLength?: boolean;
   /** Whether each epoch has an order of its own; else the text's. */
   dataShuffle?: boolean;
   /** World vocabulary file. Default: beside the model. */
@@ -171,6 +173,7 @@ const DEFAULTS = {
   lossMask: "auto",
   dataload: "pad",
   dataShuffle: true,
+  groupByLength: false,
   ctxLen: 1024,
   microBsz: 8,
   accumulateGradBatches: 1,
@@ -303,7 +306,13 @@ export function promptsOf({ samplePrompt }: Pick<TrainSettings, "samplePrompt">)
   return [samplePrompt].flat().filter((prompt) => prompt !== "");
 }
 
-function checkData({ sftField, promptFormat: format, dataload, peft }: TrainSettings): void {
+function checkData(settings: TrainSettings): void {
+  const { sftField, promptFormat: format, dataload, peft, groupByLength } = settings;
+  if (groupByLength && (dataload === "pack" || dataload === "get")) {
+    throw new OptionError(
+      `--group_by_length is for samples of many lengths, and --dataload ${dataload} leaves none: leave it out`,
+    );
+  }
   if (dataload === "pack" && peft === "state") {
     throw new OptionError(
       "--dataload pack begins each document with a state of zeros, and --peft state trains that state: use --dataload pad",

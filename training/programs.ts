@@ -34,11 +34,41 @@ export interface ProgramOptions {
   readonly trainables: Trainables;
   readonly B: number;
   readonly T: number;
+  /** Lengths below T that micro-batches may have as well. */
+  readonly shorter?: readonly number[];
   /** Whether documents share rows. */
   readonly packed?: boolean;
   readonly recompute: boolean;
   /** Strength of L2Wrap. */
   readonly l2: number;
+}
+
+/** The variables by which programs of B·T positions are given a micro-batch. */
+class Feed {
+  readonly inputs: Variable;
+  readonly targets: Variable;
+  readonly weights: Variable;
+  /** Undefined where each row is one document. */
+  readonly keep: Variable | undefined;
+
+  constructor(M: number, packed: boolean) {
+    this.inputs = new Variable("inputs", [M, 1], "i32");
+    this.targets = new Variable("targets", [M, 1], "i32");
+    this.weights = new Variable("target weights", [M, 1]);
+    this.keep = packed ? new Variable("keep", [M, 1]) : undefined;
+  }
+
+  get variables(): Variable[] {
+    return [this.inputs, this.targets, this.weights, ...(this.keep ? [this.keep] : [])];
+  }
+
+  /** Gives a micro-batch of a step of `total` counted targets. */
+  write(engine: Engine, batch: Batch, total: number): void {
+    engine.write(this.inputs, batch.inputs);
+    engine.write(this.targets, batch.targets);
+    engine.write(this.weights, batch.mask.map((counted) => counted * (lossScale(total) / total)));
+    if (this.keep) engine.write(this.keep, batch.keep ?? new Float32Array(batch.mask.length).fill(1));
+  }
 }
 
 /** Planned programs and the variables by which they are fed and read. */
@@ -48,57 +78,56 @@ export class Programs {
   readonly loss: Program;
   /** Bytes of the values that {@link gradients} keeps from its forward for its backward pass. */
   readonly savedBytes: number;
-  readonly #inputs: Variable;
-  readonly #targets: Variable;
-  readonly #weights: Variable;
-  /** Undefined where each row is one document. */
-  readonly #keep: Variable | undefined;
+  /** Gradients of shorter micro-batches. */
+  readonly #shorter: { feed: Feed; gradients: Program }[];
+  readonly #feed: Feed;
   readonly #settings = new Variable("optimizer settings", [ADAMW_SETTINGS.length]);
   readonly #sum = new Variable("loss so far", [1]);
   readonly #report: { whole: Variable; parts: Variable[] };
   readonly #engine: Engine;
 
   constructor(options: ProgramOptions) {
-    const { model, B, T } = options;
+    const { model, B, T, packed = false, shorter = [] } = options;
     this.#engine = model.engine;
-    this.#inputs = new Variable("inputs", [B * T, 1], "i32");
-    this.#targets = new Variable("targets", [B * T, 1], "i32");
-    this.#weights = new Variable("target weights", [B * T, 1]);
-    this.#keep = options.packed ? new Variable("keep", [B * T, 1]) : undefined;
+    this.#feed = new Feed(B * T, packed);
     this.#report = Variable.pack("report", [{ name: "loss", shape: [1] }, {
       name: "gradient norm",
       shape: [1],
     }]);
-    const { graph, loss } = this.#gradientGraph(options);
+    const { graph, loss } = this.#gradientGraph(options, this.#feed);
     this.gradients = compile(graph, this.#engine);
     this.savedBytes = bytesAfter(this.gradients, loss);
     this.update = compile(this.#updateGraph(options.trainables), this.#engine);
-    this.loss = compile(this.#lossGraph(options).graph, this.#engine);
+    this.loss = compile(this.#lossGraph(options, this.#feed).graph, this.#engine);
+    this.#shorter = shorter.map((T) => {
+      const feed = new Feed(B * T, packed), { graph } = this.#gradientGraph({ ...options, T }, feed);
+      return { feed, gradients: compile(graph, this.#engine) };
+    });
   }
 
-  #lossGraph({ model, adapter, trainables, T, recompute, l2 }: ProgramOptions) {
+  #lossGraph({ model, adapter, trainables, T, recompute, l2 }: ProgramOptions, feed: Feed) {
     const graph = new Graph();
     const variables = trainables.parameters;
     const wiring = adapter ? wireAdapter(graph, model, { adapter, variables }) : model.wire(graph, variables);
-    const { hidden } = forwardV7(wiring, graph.use(this.#inputs), {
+    const { hidden } = forwardV7(wiring, graph.use(feed.inputs), {
       T,
       recompute,
-      keep: this.#keep && graph.use(this.#keep),
+      keep: feed.keep && graph.use(feed.keep),
     });
     const loss = linearCrossEntropy(
       graph,
       hidden,
       wiring.weight("head.weight"),
-      graph.use(this.#targets),
-      graph.use(this.#weights),
+      graph.use(feed.targets),
+      graph.use(feed.weights),
       { l2, headTrains: variables.has("head.weight") },
     );
     accumulate(graph, this.#sum, loss);
     return { graph, loss };
   }
 
-  #gradientGraph(options: ProgramOptions): { graph: Graph; loss: Tensor } {
-    const { graph, loss } = this.#lossGraph(options);
+  #gradientGraph(options: ProgramOptions, feed: Feed): { graph: Graph; loss: Tensor } {
+    const { graph, loss } = this.#lossGraph(options, feed);
     const parameters = [...options.trainables.parameters];
     const gradients = backward(graph, loss, parameters.map(([, variable]) => graph.use(variable)));
     parameters.forEach(([name], i) => {
@@ -126,12 +155,18 @@ export class Programs {
 
   /** Bytes that a step needs beyond the model's and the trainables' variables. */
   get bytes(): number {
-    return this.variableBytes + this.gradients.workspaceBytes + this.update.workspaceBytes;
+    const workspace = this.gradients.workspaceBytes + this.update.workspaceBytes;
+    return this.variableBytes + workspace + this.shorterBytes;
+  }
+
+  /** Bytes of the values of shorter micro-batches, which are beside those of whole ones. */
+  get shorterBytes(): number {
+    return this.#shorter.reduce((sum, { gradients }) => sum + gradients.workspaceBytes, 0);
   }
 
   /** The variables that are not the trainables'. */
   get #variables(): Variable[] {
-    const fed = [this.#inputs, this.#targets, this.#weights, ...(this.#keep ? [this.#keep] : [])];
+    const fed = [this.#feed, ...this.#shorter.map(({ feed }) => feed)].flatMap(({ variables }) => variables);
     return [...fed, this.#settings, this.#sum, this.#report.whole];
   }
 
@@ -139,15 +174,11 @@ export class Programs {
   async load(): Promise<LoadedPrograms> {
     this.#variables.forEach((variable) => this.#engine.allocate(variable));
     const gradients = await this.#engine.load(this.gradients);
+    const byLength = new Map([[this.#feed.inputs.shape[0]!, { feed: this.#feed, gradients }]]);
+    for (const { feed, gradients } of this.#shorter) {
+      byLength.set(feed.inputs.shape[0]!, { feed, gradients: await this.#engine.load(gradients) });
+    }
     const update = await this.#engine.load(this.update);
-    const feed = (batch: Batch, total: number) => {
-      this.#engine.write(this.#inputs, batch.inputs);
-      this.#engine.write(this.#targets, batch.targets);
-      this.#engine.write(this.#weights, batch.mask.map((counted) => counted * (lossScale(total) / total)));
-      if (this.#keep) {
-        this.#engine.write(this.#keep, batch.keep ?? new Float32Array(batch.mask.length).fill(1));
-      }
-    };
     let scale = 1;
     const report = async () => {
       const unit = scale;
@@ -155,7 +186,12 @@ export class Programs {
       return { loss: values[0]! / unit, norm: values[this.#report.parts[1]!.within!.byteOffset / 4]! / unit };
     };
     return {
-      accumulate: (batch, total) => (scale = lossScale(total), feed(batch, total), gradients.run()),
+      accumulate: (batch, total) => {
+        const { feed, gradients } = byLength.get(batch.inputs.length)!;
+        scale = lossScale(total);
+        feed.write(this.#engine, batch, total);
+        gradients.run();
+      },
       update: (settings) => {
         const values = { ...settings, gradientScale: 1 / scale };
         this.#engine.write(this.#settings, Float32Array.from(ADAMW_SETTINGS, (name) => values[name]));
@@ -168,7 +204,7 @@ export class Programs {
         // Loaded for as long as it takes: measuring is rare, and its memory is better left to the step.
         using loss = await this.#engine.load(this.loss);
         for (const batch of batches) {
-          feed(batch, total);
+          this.#feed.write(this.#engine, batch, total);
           loss.run();
         }
         const [value] = await this.#engine.read(this.#sum);
@@ -176,7 +212,7 @@ export class Programs {
         return value! / lossScale(total);
       },
       [Symbol.dispose]: () => {
-        gradients.dispose();
+        byLength.forEach(({ gradients }) => gradients.dispose());
         update.dispose();
         this.#variables.forEach((variable) => this.#engine.free(variable));
       },

@@ -37,7 +37,7 @@ export async function setUp(
     Model.load(settings.loadModel, engine, { elsewhere: (name) => start.tensors.tensors.has(name) }),
   );
   if (start.tensors instanceof Adapter) checkBase(start.tensors, model.fingerprint, settings.loadModel);
-  const learner = new Learner(model, method, start, settings, text.promptFormat);
+  const learner = new Learner(model, method, start, settings, text.promptFormat, text.batches.shorter);
   onMessage?.(learner.describe());
   const kept = held.move();
   return { learner, text, [Symbol.dispose]: () => kept.dispose() };

@@ -11,7 +11,7 @@ import { CONTEXT, tokenOf } from "./document.ts";
 import { permutation } from "./random.ts";
 import { type Dataload, packedRows, paddedRows, type Piece, type Rows, slicedRows } from "./rows.ts";
 
-/** One micro-batch of B rows and T positions; all arrays are [B, T], row by row. */
+/** One micro-batch of B rows and T positions, or fewer where samples are grouped by length; all arrays are [B, T], row by row. */
 export interface Batch {
   /** The tokens that the model reads; 0 where there is none. */
   inputs: Int32Array;
@@ -39,7 +39,14 @@ export interface BatchesOptions {
   shuffle?: boolean | undefined;
   /** How documents come into rows; `pad` without it. */
   dataload?: Dataload | undefined;
+  /** Whether rows of like length come together, in micro-batches that are as short as they can be. */
+  groupByLength?: boolean | undefined;
 }
+
+/** What a row's length is rounded up to where rows are grouped: halves, quarters and eighths of T, each a program of its own. */
+const SHORTER = [8, 4, 2];
+/** Micro-batches within which rows are sorted: of all, the shortest would always come together. */
+const GROUP = 32;
 
 /** The micro-batches of a set of documents, over any number of epochs. */
 export class Batches {
@@ -60,10 +67,15 @@ export class Batches {
   /** The share of the rows' positions that hold an input; the rest is padding. */
   readonly filled: number;
 
+  /** Lengths below T that micro-batches have, rising. */
+  readonly shorter: readonly number[];
+
   readonly #options: BatchesOptions;
   readonly #rows: Rows;
   /** The order of one epoch; another epoch's is computed again when it is asked for. */
   #order: { epoch: number; rows: Uint32Array } = { epoch: -1, rows: new Uint32Array(0) };
+  /** Inputs of each row, where rows are grouped. */
+  readonly #lengths: Uint32Array | undefined;
 
   /** @throws {RangeError} when a size is not positive or no document has a target. */
   constructor(options: BatchesOptions) {
@@ -85,6 +97,14 @@ export class Batches {
     this.cut = this.#rows.cut;
     this.contextOnly = this.#rows.contextOnly;
     this.dropped = this.#rows.dropped;
+    if (options.groupByLength) {
+      this.#lengths = Uint32Array.from(
+        { length: this.windows },
+        (_, row) => this.#rows.pieces(0, row).reduce((sum, { length }) => sum + length - 1, 0),
+      );
+    }
+    this.shorter = [...new Set(this.#lengths && Array.from(this.#lengths, (length) => this.#rounded(length)))]
+      .filter((length) => length < ctxLen).sort((a, b) => a - b);
     this.filled = this.#rows.filled / (this.windows * ctxLen);
   }
 
@@ -98,9 +118,11 @@ export class Batches {
     if (!Number.isSafeInteger(index) || index < 0) {
       throw new RangeError(`A batch has a whole number of at least 0 as its index, not ${index}`);
     }
-    const { ctxLen: T, microBsz: B, dataload } = this.#options;
+    const { microBsz: B, dataload } = this.#options;
     const epoch = Math.floor(index / this.batchesPerEpoch);
     const from = (index % this.batchesPerEpoch) * B;
+    const rows = this.#orderOf(epoch).subarray(from, from + B);
+    const T = this.#lengthOf(rows);
     const batch: Batch = {
       inputs: new Int32Array(B * T),
       targets: new Int32Array(B * T),
@@ -108,7 +130,7 @@ export class Batches {
       keep: dataload === "pack" ? new Float32Array(B * T).fill(1) : undefined,
       counted: 0,
     };
-    this.#orderOf(epoch).subarray(from, from + B).forEach((row, b) => {
+    rows.forEach((row, b) => {
       const pieces = this.#rows.pieces(epoch, row);
       if (dataload === "get") this.#writeRow(batch, b * T, pieces);
       else pieces.reduce((at, piece) => (this.#writeRow(batch, at, [piece]), at + piece.length - 1), b * T);
@@ -141,9 +163,38 @@ export class Batches {
       const rows = shuffle
         ? permutation(this.windows, seed, `epoch ${epoch}`)
         : Uint32Array.from({ length: this.windows }, (_, i) => i);
-      this.#order = { epoch, rows };
+      this.#order = { epoch, rows: this.#lengths ? this.#grouped(rows, epoch, this.#lengths) : rows };
     }
     return this.#order.rows;
+  }
+
+  /** Sorts the rows of some tens of micro-batches at a time by length, and puts the micro-batches into an order of their own. */
+  #grouped(rows: Uint32Array, epoch: number, lengths: Uint32Array): Uint32Array {
+    const { microBsz: B, seed, shuffle = true } = this.#options;
+    const sorted = rows.slice();
+    for (let from = 0; from < sorted.length; from += GROUP * B) {
+      sorted.subarray(from, from + GROUP * B).sort((a, b) => lengths[b]! - lengths[a]!);
+    }
+    if (!shuffle) return sorted;
+    // The last micro-batch, which may not be full, stays the last.
+    const full = Math.ceil(sorted.length / B) - 1, grouped = sorted.slice();
+    permutation(full, seed, `batches of epoch ${epoch}`).forEach((batch, at) => {
+      grouped.set(sorted.subarray(batch * B, (batch + 1) * B), at * B);
+    });
+    return grouped;
+  }
+
+  #lengthOf(rows: Uint32Array): number {
+    const lengths = this.#lengths;
+    return lengths
+      ? this.#rounded(rows.reduce((most, row) => Math.max(most, lengths[row]!), 0))
+      : this.#options.ctxLen;
+  }
+
+  /** The shortest length that micro-batches may have for a row. */
+  #rounded(length: number): number {
+    const { ctxLen } = this.#options;
+    return SHORTER.map((parts) => Math.ceil(ctxLen / parts)).find((fits) => fits >= length) ?? ctxLen;
   }
 }
 

@@ -35,7 +35,8 @@ export async function readText(
   vocabulary: number,
   onMessage: (message: string) => void,
 ): Promise<Text> {
-  const { loadModel, dataFile, vocab, ctxLen, microBsz, dataload, dataShuffle, randomSeed } = settings;
+  const { loadModel, dataFile, vocab, ctxLen, microBsz, dataload, dataShuffle, groupByLength, randomSeed } =
+    settings;
   const tokenizer = await chooseTokenizer({
     vocabulary,
     modelPath: loadModel,
@@ -63,6 +64,7 @@ export async function readText(
     seed: randomSeed,
     dataload,
     shuffle: dataShuffle,
+    groupByLength,
   });
   // What is measured on is never cut at other places from time to time.
   const order = { seed: 0, shuffle: false, dataload: dataload === "get" ? "pad" : dataload } as const;
@@ -113,10 +115,10 @@ function describe(summary: DocumentsSummary, batches: Batches, tokenizer: Tokeni
     `${files > 1 ? `${files} files of ` : ""}${path}; ` +
     `${batches.tokensPerEpoch} targets an epoch${share} in ${batches.batchesPerEpoch} micro-batches` +
     (done.length ? `; ${done.join("; ")}` : "") +
-    (batches.filled < MUCH_PADDING && batches.batchesPerEpoch > 1
+    (batches.filled < MUCH_PADDING && batches.shorter.length === 0 && batches.batchesPerEpoch > 1
       ? `; ${
         (100 * (1 - batches.filled)).toFixed(0)
-      } % of the positions are padding, which --dataload pack would fill`
+      } % of the positions are padding, which --dataload pack would fill and --group_by_length 1 cut`
       : ""),
     ...(few
       ? [
