@@ -24,7 +24,7 @@ export interface ScanLayout {
   readonly rowsAThread: number;
   /** Threads that share the keys of a row; divides N / 4, or N where 4 does not divide it. */
   readonly keyThreads: number;
-  /** Steps that are taken at a time; 4 divides it, and it divides {@link CHUNK}. */
+  /** Steps that are taken at a time; even, and it divides {@link CHUNK}. */
   readonly block: number;
 }
 
@@ -42,31 +42,35 @@ const recordSize = (N: number, block: number) => (3 * block + 1) * N + block * b
 
 /** Numbers that are worked out for the blocks of a chunk, however long those are. */
 export function solvedSize(N: number): number {
-  return Math.max(...[4, 8, 16].map((block) => CHUNK / block * recordSize(N, block)));
+  return Math.max(...[2, 4, 8, 16].map((block) => CHUNK / block * recordSize(N, block)));
 }
 
-/** What the loops of a scan are bounded by, and its bytes of workgroup memory. */
-function scanBounds(N: number, { rows, rowsAThread, keyThreads, block }: ScanLayout) {
-  const threads = rows / rowsAThread * keyThreads, signals = block * rows;
-  const each = (count: number) => Math.ceil(count / threads);
-  const loops = {
+/** What the loops of a scan are bounded by. */
+function scanLoops(N: number, { rows, rowsAThread, keyThreads, block }: ScanLayout) {
+  const threads = rows / rowsAThread * keyThreads, each = (count: number) => Math.ceil(count / threads);
+  return {
     HELD: rowsAThread * N / laneWidth(N) / keyThreads,
     ROWS_A_THREAD: rowsAThread,
     LOADS: each(recordSize(N, block) / laneWidth(N)),
-    DRIVES: each(signals),
+    DRIVES: each(block * rows),
   };
-  const numbers = (loops.LOADS * laneWidth(N) + loops.DRIVES * 2) * threads + signals * keyThreads;
-  return { bytes: 4 * numbers, loops };
+}
+
+/** Bytes of workgroup memory that solving blocks and scanning them need. */
+export function workgroupBytesOf(N: number, layout: ScanLayout): number {
+  const { rows, rowsAThread, keyThreads, block } = layout, { LOADS, DRIVES } = scanLoops(N, layout);
+  const threads = rows / rowsAThread * keyThreads;
+  const scan = (LOADS * laneWidth(N) + DRIVES * 2) * threads + block * rows * keyThreads;
+  return 4 * Math.max(scan, 4 * block * N + 2 * block * block);
 }
 
 /** The layout for heads of N channels. */
 export function scanLayout(N: number, { workgroupBytes }: DeviceLimits): ScanLayout {
   const layout = { rows: divisor(N, 8), rowsAThread: 1, keyThreads: divisor(N / laneWidth(N), 16) };
-  for (const block of [16, 8]) {
-    const { bytes, loops } = scanBounds(N, { ...layout, block });
-    if (bytes <= workgroupBytes && loops.LOADS <= MOST_LOADS) return { ...layout, block };
-  }
-  return { ...layout, block: 4 };
+  const fits = (block: number) =>
+    workgroupBytesOf(N, { ...layout, block }) <= workgroupBytes &&
+    scanLoops(N, { ...layout, block }).LOADS <= MOST_LOADS;
+  return { ...layout, block: [16, 8, 4].find(fits) ?? 2 };
 }
 
 /** Sums over the keys' threads, four partial sums at a time where there are as many. */
@@ -146,7 +150,6 @@ function passes(node: Node<Wkv7Attributes>, to: Direction, limits: DeviceLimits,
   const drive = to.backward ? 0 : values, result = to.backward ? values : 0;
   const solvers = B * H * blocks, scanners = B * H * N / rows, readers = B * H * chunks;
   const shape = { N, CHUNK, BLOCK: block, BACKWARD: to.backward };
-  const { loops } = scanBounds(N, layout);
   return [
     {
       wgsl: [
@@ -164,7 +167,10 @@ function passes(node: Node<Wkv7Attributes>, to: Direction, limits: DeviceLimits,
         constants({ ...shape, ROWS: rows, ROWS_A_THREAD: rowsAThread, KEY_THREADS: keyThreads }),
         lanes(laneWidth(N), { workgroup: ["record"] }),
         parts(keyThreads, ["partial"]),
-        Object.entries(loops).reduce((text, [name, count]) => unrolled(text, name, count), scanShader),
+        Object.entries(scanLoops(N, layout)).reduce(
+          (text, [name, count]) => unrolled(text, name, count),
+          scanShader,
+        ),
       ].join("\n"),
       uniforms: [T, C, blocks, chunks, scanners, drive],
       bindings: operands(to.solved, to.drive, to.initial, to.kept, to.final, to.echo),

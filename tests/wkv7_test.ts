@@ -1,0 +1,113 @@
+/**
+ * The recurrence on a GPU, divided in every way that may be chosen, against the oracle.
+ *
+ * @module
+ */
+import assert from "node:assert/strict";
+import { Oracle } from "../kernels/engines/cpu/oracle.ts";
+import type { Engine } from "../kernels/engine.ts";
+import type { Node } from "../kernels/graph.ts";
+import type { DeviceLimits } from "../kernels/op.ts";
+import { wkv7, type Wkv7Attributes } from "../kernels/ops/wkv7/op.ts";
+import {
+  backwardPasses,
+  type ChunkLayout,
+  forwardPasses,
+  type ScanLayout,
+  scanLayout,
+  solvedSize,
+  workgroupBytesOf,
+} from "../kernels/ops/wkv7/webgpu.ts";
+import type { Program } from "../kernels/plan.ts";
+import { type Case, run, uniform } from "./conformance.ts";
+import { openWebGpu, relativeError, withoutGpu } from "./engines.ts";
+
+const [B, T, H, N] = [1, 37, 1, 32];
+const stream = (low: number, high: number) => uniform([B * T, H * N], low, high);
+
+const CASE: Case = {
+  name: "wkv7",
+  inputs: [
+    stream(-1, 1),
+    stream(0.55, 1),
+    stream(-1, 1),
+    stream(-1, 1),
+    stream(-1 / N, 1 / N),
+    stream(-1, 1),
+    uniform([B, H * N * N]),
+  ],
+  build: (g, [r, w, k, v, a, b, initial]) => {
+    const streams = { r: r!, w: w!, k: k!, v: v!, a: a!, b: b! };
+    const { y, state } = wkv7(g, streams, { T, N, state: initial! });
+    return [y, state];
+  },
+};
+
+/** The engine, with the recurrence divided so. */
+function dividing(engine: Engine, scan?: ScanLayout, chunk?: ChunkLayout): Engine {
+  const divided = (node: Node): Node => {
+    const { op } = node, wkv = node as Node<Wkv7Attributes>;
+    const webgpu = (_: Node, limits: DeviceLimits) => {
+      if (op.name === "wkv7") return forwardPasses(wkv, limits, scan);
+      if (op.name === "wkv7Gradient") return backwardPasses(wkv, limits, scan, chunk);
+      return op.webgpu(node, limits);
+    };
+    return { ...node, op: { ...op, webgpu } };
+  };
+  const load = (program: Program) => engine.load({ ...program, nodes: program.nodes.map(divided) });
+  return new Proxy(engine, {
+    get(target, name) {
+      if (name === "load") return load;
+      const value = Reflect.get(target, name);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
+
+const SCANS: ScanLayout[] = [
+  { rows: 8, rowsAThread: 1, keyThreads: 8, block: 16 },
+  { rows: 16, rowsAThread: 2, keyThreads: 8, block: 8 },
+  { rows: 4, rowsAThread: 2, keyThreads: 2, block: 2 },
+  { rows: 32, rowsAThread: 1, keyThreads: 1, block: 8 },
+];
+const CHUNKS: ChunkLayout[] = [{ rows: 8, span: 16 }, { rows: 4, span: 8 }, { rows: 1, span: 4 }];
+
+for (
+  const { scan, chunk } of [...SCANS.map((scan) => ({ scan })), ...CHUNKS.map((chunk) => ({ chunk }))] as {
+    scan?: ScanLayout;
+    chunk?: ChunkLayout;
+  }[]
+) {
+  const what = Object.values(scan ?? chunk!).join(", ");
+  Deno.test({
+    name: `wkv7 + ${scan ? "a scan" : "chunks"} divided by ${what}: as the oracle`,
+    ignore: withoutGpu,
+    async fn() {
+      const engine = await openWebGpu();
+      try {
+        const wanted = await run(new Oracle(), CASE);
+        const got = await run(dividing(engine, scan, chunk), CASE);
+        for (const [result, values] of wanted) {
+          const error = relativeError(got.get(result)!, values);
+          assert.ok(error <= 2e-6, `${result}: normalised error ${error}`);
+        }
+      } finally {
+        engine.dispose();
+      }
+    },
+  });
+}
+
+Deno.test("scanLayout + any head size: divides it, within the memory and the scratch that there is", () => {
+  for (const workgroupBytes of [16384, 32768, 49152]) {
+    for (const N of [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 256]) {
+      const limits = { workgroupBytes, bindingBytes: 2 ** 27, workgroups: 65535 };
+      const { rows, rowsAThread, keyThreads, block } = scanLayout(N, limits);
+      const lanes = N % 4 === 0 ? N / 4 : N;
+      assert.ok(N % rows === 0 && rows % rowsAThread === 0 && lanes % keyThreads === 0, `N ${N}`);
+      assert.ok(16 % block === 0, `N ${N}: blocks of ${block}`);
+      assert.ok(workgroupBytesOf(N, scanLayout(N, limits)) <= workgroupBytes, `N ${N}`);
+      assert.ok(16 / block * ((3 * block + 1) * N + block * block) <= solvedSize(N), `N ${N}`);
+    }
+  }
+});
