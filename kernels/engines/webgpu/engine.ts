@@ -5,10 +5,11 @@
  * @module
  */
 import { type Engine, EngineError, type Executable, home } from "../../engine.ts";
-import { bytesOf, sizeOf, type StorageType, type Tensor, type Variable } from "../../graph.ts";
+import { bytesOf, type Node, sizeOf, type StorageType, type Tensor, type Variable } from "../../graph.ts";
 import type { Binding, DeviceLimits, Pass } from "../../op.ts";
 import type { Program } from "../../plan.ts";
 import { type AdapterReport, Device } from "./device.ts";
+import { timedPasses } from "./timing.ts";
 
 /** Uniform blocks start at multiples of this. */
 const UNIFORM_ALIGNMENT = 256;
@@ -20,9 +21,16 @@ const DISPATCHES_A_SUBMISSION = 400;
 const MOST_OPERANDS = 16;
 
 interface Dispatch {
+  readonly node: Node;
   readonly pipeline: GPUComputePipeline;
   readonly bindGroup: GPUBindGroup;
   readonly workgroups: readonly [number, number, number];
+}
+
+function encode(pass: GPUComputePassEncoder, { pipeline, bindGroup, workgroups: [x, y, z] }: Dispatch): void {
+  pass.setPipeline(pipeline);
+  pass.setBindGroup(0, bindGroup);
+  pass.dispatchWorkgroups(x, y, z);
 }
 
 /** How exact products are: "auto" takes the fastest that the device has with f32 sums, "fp32" keeps operands in f32 as well. */
@@ -208,17 +216,17 @@ export class WebGpuEngine implements Engine {
       return { buffer: at.buffer, offset: at.byteOffset + byteOffset, size };
     };
 
-    const passes: { op: string; pass: Pass; operands: Tensor[] }[] = program.nodes.flatMap((node) =>
+    const passes: { node: Node; pass: Pass; operands: Tensor[] }[] = program.nodes.flatMap((node) =>
       node.op.webgpu(node, limits).filter(({ workgroups }) => !workgroups.includes(0)).map((pass) => ({
-        op: node.op.name,
+        node,
         pass,
         operands: [...node.inputs, ...node.outputs],
       }))
     );
     const uniforms = this.#uniforms(passes.map(({ pass }) => pass.uniforms));
     buffers.push(uniforms.buffer);
-    return passes.map(({ op, pass, operands }, index) => {
-      const pipeline = this.#pipeline(op, pass.wgsl);
+    return passes.map(({ node, pass, operands }, index) => {
+      const op = node.op.name, pipeline = this.#pipeline(op, pass.wgsl);
       const size = Math.max(16, Math.ceil(pass.uniforms.length / 4) * 16);
       const entries = [
         { binding: 0, resource: { buffer: uniforms.buffer, offset: uniforms.offsets[index]!, size } },
@@ -231,7 +239,7 @@ export class WebGpuEngine implements Engine {
         `binding ${op}`,
         () => gpu.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries }),
       );
-      return { pipeline, bindGroup, workgroups: pass.workgroups };
+      return { node, pipeline, bindGroup, workgroups: pass.workgroups };
     });
   }
 
@@ -263,20 +271,34 @@ export class WebGpuEngine implements Engine {
       for (let first = 0; first < dispatches.length; first += DISPATCHES_A_SUBMISSION) {
         const encoder = gpu.createCommandEncoder();
         const pass = encoder.beginComputePass();
-        for (
-          const { pipeline, bindGroup, workgroups } of dispatches.slice(
-            first,
-            first + DISPATCHES_A_SUBMISSION,
-          )
-        ) {
-          pass.setPipeline(pipeline);
-          pass.setBindGroup(0, bindGroup);
-          pass.dispatchWorkgroups(...workgroups);
-        }
+        const last = Math.min(first + DISPATCHES_A_SUBMISSION, dispatches.length);
+        for (let i = first; i < last; i++) encode(pass, dispatches[i]!);
         pass.end();
         gpu.queue.submit([encoder.finish()]);
       }
     });
+  }
+
+  /**
+   * Runs a program with each dispatch timed on the device.
+   * @returns milliseconds of each node's dispatches, in the program's order
+   * @throws EngineError if the device cannot time
+   */
+  async profile(program: Program): Promise<Map<Node, number>> {
+    const buffers: GPUBuffer[] = [];
+    try {
+      const dispatches = this.#prepare(program, buffers);
+      await this.#device.check();
+      const times = await timedPasses(
+        this.#device,
+        dispatches.map((dispatch) => (pass) => encode(pass, dispatch)),
+      );
+      const byNode = new Map<Node, number>();
+      dispatches.forEach(({ node }, i) => byNode.set(node, (byNode.get(node) ?? 0) + times[i]!));
+      return byNode;
+    } finally {
+      buffers.forEach((buffer) => this.#release(buffer));
+    }
   }
 
   async settle(): Promise<void> {
