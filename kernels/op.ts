@@ -125,10 +125,10 @@ export function float(value: number): number {
   return word.getUint32(0);
 }
 
-/** Workgroups for `count` groups in two dimensions, for shaders that index by `y * num_workgroups.x + x`. */
+/** Workgroups for `count` groups, of which there may be none, in two dimensions, for shaders that index by `y * num_workgroups.x + x`. */
 export function grid(count: number, limits: DeviceLimits): [number, number, number] {
-  const x = Math.min(Math.max(count, 1), limits.workgroups);
-  return [x, Math.ceil(Math.max(count, 1) / x), 1];
+  const x = Math.min(count, limits.workgroups);
+  return [x, Math.ceil(count / Math.max(x, 1)), 1];
 }
 
 /** The sentence for inputs that do not fit an op. */

@@ -42,6 +42,9 @@ export function bytesAfter({ nodes }: Program, tensor: Tensor): number {
   return [...computed.intersection(read)].reduce((sum, t) => sum + bytesOf(t), 0);
 }
 
+/** Bytes of a slot, at least: what a shader that reads vectors of four has to find bound even where there is nothing to read. */
+const LEAST_SLOT = 16;
+
 /** Operands that a node may have on every engine: the storage bindings of every WebGPU device. */
 export const LEAST_OPERANDS = 8;
 
@@ -73,7 +76,7 @@ export function compile(
     const free = (slot: typeof slots[number]) =>
       slot.lives.every((other) => other.last < life.first || life.last < other.first);
     let index = slots.findIndex(free);
-    if (index < 0) index = slots.push({ bytes: Math.max(4, bytesOf(tensor)), lives: [] }) - 1;
+    if (index < 0) index = slots.push({ bytes: Math.max(LEAST_SLOT, bytesOf(tensor)), lives: [] }) - 1;
     slots[index]!.lives.push(life);
     placement.set(tensor, index);
   }

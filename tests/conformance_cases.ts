@@ -20,6 +20,7 @@ import { tokenShift } from "../kernels/ops/token_shift/op.ts";
 import { accumulate, assign } from "../kernels/ops/update/op.ts";
 import { wkv7 } from "../kernels/ops/wkv7/op.ts";
 import { type Case, type CaseInput, fixed, given, stored, uniform } from "./conformance.ts";
+import { EMPTY_CASES } from "./conformance_empty_cases.ts";
 
 const MAP: Case[] = [
   {
@@ -463,37 +464,8 @@ const UPDATE: Case[] = [false, true].map((add) => ({
 }));
 
 /** Every op at least once. */
-/** Nothing at all is a size too: a text may end where a batch begins. */
-const EMPTY: Case[] = [
-  {
-    name: "map + no rows",
-    inputs: [uniform([0, 5]), uniform([5])],
-    build: (g, x) => [map(g, x, (x, v) => x.mul(v))],
-  },
-  {
-    name: "matmul + no rows",
-    inputs: [uniform([0, 7]), uniform([5, 7])],
-    build: (g, [a, b]) => [matmul(g, a!, b!, { transposeB: true })],
-  },
-  {
-    name: "matmul + a sum over nothing",
-    inputs: [uniform([0, 3]), uniform([0, 5])],
-    build: (g, [a, b]) => [matmul(g, a!, b!, { transposeA: true })],
-  },
-  {
-    name: "norm + no rows",
-    inputs: [uniform([0, 8]), uniform([8]), uniform([8])],
-    build: (g, [x, weight, bias]) => [norm(g, x!, weight!, bias!, { groups: 2, eps: 1e-5 })],
-  },
-  {
-    name: "fold + no rows",
-    inputs: [uniform([0, 8])],
-    build: (g, [x]) => [fold(g, x!, 3)],
-  },
-];
-
 export const CASES: readonly Case[] = [
-  ...EMPTY,
+  ...EMPTY_CASES,
   ...MAP,
   ...REDUCE,
   ...MATMUL,

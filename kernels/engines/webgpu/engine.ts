@@ -20,6 +20,9 @@ const DISPATCHES_A_SUBMISSION = 400;
 /** Operands of one dispatch, even where a device can bind more: each takes registers. */
 const MOST_OPERANDS = 16;
 
+/** Bytes of a buffer and of a binding, at least: one vector of four. */
+const LEAST_BINDING = 16;
+
 interface Dispatch {
   readonly node: Node;
   readonly pipeline: GPUComputePipeline;
@@ -107,7 +110,7 @@ export class WebGpuEngine implements Engine {
 
   allocate(variable: Variable, content?: ArrayBufferView): void {
     if (variable.within) throw new EngineError(`Cannot allocate ${variable.name}: its pack holds it`);
-    this.#variables.set(variable, this.#buffer(Math.max(4, bytesOf(variable)), variable.name));
+    this.#variables.set(variable, this.#buffer(Math.max(LEAST_BINDING, bytesOf(variable)), variable.name));
     if (content) this.write(variable, content);
   }
 
@@ -210,13 +213,17 @@ export class WebGpuEngine implements Engine {
             `${limits.bindingBytes}: use a smaller --micro_bsz or --ctx_len, or --engine cpu`,
         );
       }
-      const size = Math.max(4, byteLength);
-      if (!t.variable) return { buffer: slots[program.placement.get(t)!]!, offset: byteOffset, size };
+      // Nothing is bound as what lies at the start, which the shader does not read.
+      const size = byteLength || LEAST_BINDING, offset = byteLength ? byteOffset : 0;
+      if (!t.variable) return { buffer: slots[program.placement.get(t)!]!, offset, size };
       const at = this.#home(t.variable);
-      return { buffer: at.buffer, offset: at.byteOffset + byteOffset, size };
+      return { buffer: at.buffer, offset: byteLength ? at.byteOffset + offset : 0, size };
     };
 
-    const passes: { node: Node; pass: Pass; operands: Tensor[] }[] = program.nodes.flatMap((node) =>
+    const computes = ({ op, outputs }: Node) => op.mutates?.length || outputs.some(({ size }) => size > 0);
+    const passes: { node: Node; pass: Pass; operands: Tensor[] }[] = program.nodes.filter(computes).flatMap((
+      node,
+    ) =>
       node.op.webgpu(node, limits).filter(({ workgroups }) => !workgroups.includes(0)).map((pass) => ({
         node,
         pass,

@@ -12,6 +12,7 @@
  */
 import type { Graph, Tensor } from "../../graph.ts";
 import { float, grid, type Op, requireF32, shapeError, stride } from "../../op.ts";
+import { constant } from "../map/op.ts";
 import { matmul } from "../matmul/op.ts";
 import { precomputed } from "../precomputed/op.ts";
 import { reduceGroups } from "../reduce/op.ts";
@@ -131,6 +132,11 @@ export function linearCrossEntropy(
     if (options.headTrains) {
       dHead = matmul(graph, dLogits!, h, { transposeA: true, ...(dHead ? { addend: dHead } : {}) });
     }
+  }
+  if (M === 0) {
+    losses.push(constant(graph, [1], 0));
+    dHidden.push(constant(graph, hidden.shape, 0));
+    if (options.headTrains) dHead = constant(graph, head.shape, 0);
   }
   const total = reduceGroups(graph, concatRows(graph, losses), [1]);
   const gradients = [{ of: hidden, gradient: concatRows(graph, dHidden) }];

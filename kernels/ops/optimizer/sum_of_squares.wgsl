@@ -19,5 +19,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if (lane < half) { partial[lane] += partial[lane + half]; }
     workgroupBarrier();
   }
-  if (lane == 0u && index * p.part < p.size) { out[p.first + index] = partial[0]; }
+  // The first sum is written even of nothing.
+  if (lane == 0u && (index == 0u || index * p.part < p.size)) { out[p.first + index] = partial[0]; }
 }

@@ -10,7 +10,7 @@ import { type Graph, sizeOf, type Tensor } from "../../graph.ts";
 import { grid, type Op, requireF32, shapeError, stride } from "../../op.ts";
 import rowsShader from "./reduce_rows.wgsl" with { type: "text" };
 import groupsShader from "./reduce_groups.wgsl" with { type: "text" };
-import { repeat } from "../map/op.ts";
+import { constant, repeat } from "../map/op.ts";
 
 interface ReduceAttributes {
   readonly shape: readonly number[];
@@ -19,11 +19,16 @@ interface ReduceAttributes {
 /** Rows that the first pass of reduceRows adds up before the second adds the parts. */
 const ROWS_A_PART = 64;
 
+/** Rows of a width that a tensor has. */
+function rowsOf(x: Tensor, width: number): number {
+  return width ? x.size / width : 0;
+}
+
 const reduceRowsOp: Op<ReduceAttributes> = {
   name: "reduceRows",
   outputs(inputs, { shape }) {
     requireF32("reduceRows", inputs);
-    const width = sizeOf(shape), rows = inputs[0]!.size / width;
+    const width = sizeOf(shape), rows = rowsOf(inputs[0]!, width);
     if (shape.length !== 1 || !Number.isInteger(rows)) {
       throw shapeError("reduceRows", inputs, `rows of ${width}`);
     }
@@ -31,7 +36,7 @@ const reduceRowsOp: Op<ReduceAttributes> = {
   },
   gradient({ graph, inputs, dOutputs }) {
     const width = dOutputs[0]!.size;
-    return [repeat(graph, dOutputs[0]!, [inputs[0]!.size / width, width])];
+    return [repeat(graph, dOutputs[0]!, [rowsOf(inputs[0]!, width), width])];
   },
   units: ({ outputs }) => outputs[0]!.size,
   cpu({ inputs, outputs, memory: [x, out], start, end }) {
@@ -66,6 +71,7 @@ const reduceGroupsOp: Op<ReduceAttributes> = {
   },
   gradient({ graph, inputs, dOutputs }) {
     const d = dOutputs[0]!;
+    if (inputs[0]!.size === 0) return [constant(graph, inputs[0]!.shape, 0)];
     return [repeat(graph, d, d.size === 1 ? inputs[0]!.shape : [d.rows, inputs[0]!.size / d.rows])];
   },
   units: ({ outputs }) => outputs[0]!.size,

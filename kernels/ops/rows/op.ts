@@ -95,11 +95,12 @@ function copies(
   { whole, firstPart, join }: { whole: number; firstPart: number; join: boolean },
   limits: DeviceLimits,
 ): Pass[] {
-  const wide = parts.every((t) => t.size % 4 === 0) ? 4 : 1;
+  const full = parts.map(({ size }, i) => ({ size, operand: firstPart + i })).filter(({ size }) => size > 0);
+  const wide = full.every(({ size }) => size % 4 === 0) ? 4 : 1;
   const element = parts[0]!.dtype;
   const passes: Pass[] = [];
-  for (let first = 0, at = 0; first < parts.length; first += PARTS_A_PASS) {
-    const now = parts.slice(first, first + PARTS_A_PASS), ends: number[] = [];
+  for (let first = 0, at = 0; first < full.length; first += PARTS_A_PASS) {
+    const now = full.slice(first, first + PARTS_A_PASS), ends: number[] = [];
     let size = 0;
     for (const part of now) ends.push(size += part.size / wide);
     const line = (_: unknown, i: number) => {
@@ -118,7 +119,7 @@ function copies(
         forEachElement(now.map(line)),
       ].join("\n"),
       uniforms: [size, at, ...ends],
-      bindings: [whole, ...now.map((_, i) => firstPart + first + i)].map((operand) => ({ operand })),
+      bindings: [whole, ...now.map(({ operand }) => operand)].map((operand) => ({ operand })),
       workgroups: grid(Math.ceil(size / 64), limits),
     });
     at += size;
