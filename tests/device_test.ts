@@ -7,7 +7,12 @@ import assert from "node:assert/strict";
 import { Graph, Variable } from "../kernels/graph.ts";
 import type { Op, Pass } from "../kernels/op.ts";
 import { compile } from "../kernels/plan.ts";
+import { WebGpuEngine } from "../kernels/engines/webgpu/engine.ts";
+import { listCheckpoints } from "../training/checkpoint.ts";
+import { train } from "../training/trainer.ts";
 import { openWebGpu, withoutGpu } from "./engines.ts";
+import { fakeAdapter, fakeReport, type Faults } from "./fake_gpu.ts";
+import { newPath, randomTexts, writeDocuments, writeTinyModel } from "./tiny_model.ts";
 
 /** An op of one pass with the WGSL given. */
 function opOf(name: string, wgsl: string): Op<null> {
@@ -60,4 +65,108 @@ Deno.test({
     });
     engine.dispose();
   },
+});
+
+const TRY = "try --grad_cp 1, a smaller --micro_bsz or --ctx_len, or --engine cpu";
+const WGSL = "@compute @workgroup_size(1) fn main() {}";
+
+/** Loads and runs a program of two ops on a device that fails, and reads what it wrote. @returns the error */
+async function failure(faults: Faults): Promise<{ error: Error; held: number }> {
+  const engine = await WebGpuEngine.open(fakeReport(faults), { patience: 40 });
+  const variable = new Variable("variable", [4]), graph = new Graph();
+  engine.allocate(variable);
+  for (const name of ["first", "second"]) graph.add(opOf(name, WGSL), [graph.use(variable)], null);
+  const before = engine.allocatedBytes;
+  try {
+    const program = await engine.load(compile(graph));
+    program.run();
+    await engine.read(variable);
+  } catch (error) {
+    return { error: error as Error, held: engine.allocatedBytes - before };
+  } finally {
+    engine.dispose();
+  }
+  throw new Error("The device did not fail");
+}
+
+const RUNNING = "first to second (dispatches 1 to 2 of 2)";
+const FAILURES: [string, Faults, string][] = [
+  [
+    "memory that runs out while a program runs",
+    { exhaustedAtSubmission: 1 },
+    `Cannot go on with Fake GPU: out of GPU memory while running ${RUNNING}; ${TRY}`,
+  ],
+  [
+    "a device that is lost",
+    { lostAt: 1 },
+    `Cannot go on with Fake GPU: the device was lost (Parent device is lost and more) while running ${RUNNING}; ${TRY}`,
+  ],
+  [
+    "a queue that hangs",
+    { hangsAt: 1 },
+    `Cannot go on with Fake GPU: nothing was heard for 0 s while reading variable, after running ${RUNNING}: the device's queue hangs; ${TRY}`,
+  ],
+];
+for (const [what, faults, message] of FAILURES) {
+  Deno.test(`WebGpuEngine.read + ${what}: one sentence with the ops and what to try`, async () => {
+    const { error } = await failure(faults);
+    assert.equal(error.name, "EngineError");
+    assert.equal(error.message, message);
+  });
+}
+
+Deno.test("WebGpuEngine.load + memory that runs out: named by what it was for, and nothing held", async () => {
+  const engine = await WebGpuEngine.open(fakeReport({ exhaustedAt: /weights of a layer/ }));
+  engine.allocate(new Variable("weights of a layer", [4]));
+  await assert.rejects(engine.settle(), {
+    name: "EngineError",
+    message:
+      `Cannot go on with Fake GPU: out of GPU memory while allocating 16 bytes for weights of a layer; ${TRY}`,
+  });
+  engine.dispose();
+});
+
+Deno.test("WebGpuEngine.open + an adapter that gives no device: one sentence", async () => {
+  await assert.rejects(WebGpuEngine.open(fakeReport({ refused: true })), {
+    name: "EngineError",
+    message:
+      "Cannot use Fake GPU: it gives no device (Not enough memory left. Long explanation.); use --engine cpu",
+  });
+});
+
+Deno.test("train + a device that is lost at work: one sentence, the step to go on from, and a run that goes on elsewhere", async () => {
+  const projDir = newPath("lost");
+  const options = {
+    loadModel: writeTinyModel(newPath("model.safetensors")),
+    dataFile: writeDocuments(newPath("text.jsonl"), randomTexts(12, 30)),
+    projDir,
+    ctxLen: 16,
+    microBsz: 2,
+    boneConfig: { bone_r: 3 },
+    saveSteps: 1,
+    heldOut: 0,
+    samplePrompt: "",
+    maxSteps: 5,
+  };
+  const own = Object.getOwnPropertyDescriptor(navigator, "gpu");
+  const told: { step: number }[] = [];
+  try {
+    Object.defineProperty(navigator, "gpu", {
+      value: { requestAdapter: () => Promise.resolve(fakeAdapter({ lostAt: 30 })) },
+      configurable: true,
+    });
+    await assert.rejects(
+      train({ ...options, engine: "webgpu" }, { onFailure: (failure) => told.push(failure) }),
+      {
+        name: "EngineError",
+        message: /the device was lost .* while running .*; try --grad_cp 1, .*--engine cpu$/,
+      },
+    );
+  } finally {
+    if (own) Object.defineProperty(navigator, "gpu", own);
+    else delete (navigator as { gpu?: GPU }).gpu;
+  }
+  assert.deepEqual(told.map(({ step }) => step), [listCheckpoints(projDir)[0]!.step]);
+  assert.ok(told[0]!.step >= 1 && told[0]!.step < 5);
+  assert.equal((await train({ resume: projDir, engine: "cpu" })).steps, 5);
 });

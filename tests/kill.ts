@@ -75,19 +75,26 @@ export async function killTrainings(
   const wanted = await traces(whole), duration = performance.now() - made;
 
   const draw = draws(seed);
+  let spread = 1;
   const kills: Kills = { killed: 0, writing: 0, early: 0, resumed: 0, same: 0, lost: 0 };
-  for (let i = 0; i < count; i++) {
+  while (kills.killed < count) {
     const projDir = newPath("killed");
     const child = start(projDir).spawn();
     while (!existsSync(join(projDir, "config.json"))) await pause(1);
-    await pause(draw(1000) / 1000 * duration);
+    await pause(draw(1000) / 1000 * duration * spread);
     try {
       child.kill("SIGKILL");
     } catch (error) {
       // It was done already.
       if (!(error instanceof TypeError)) throw error;
     }
-    if ((await child.status).signal === "SIGKILL") kills.killed++;
+    if ((await child.status).signal !== "SIGKILL") {
+      // Runs are not all as long as the first: this one was done.
+      spread *= 0.95;
+      Deno.removeSync(projDir, { recursive: true });
+      continue;
+    }
+    kills.killed++;
     if (isWriting(projDir)) kills.writing++;
     const before = newestStep(projDir);
     if (before === 0 || before === STEPS) kills.early++;

@@ -72,13 +72,28 @@ export async function findAdapter(provider: Provider): Promise<AdapterReport | u
   };
 }
 
+/** What to try where a device has not enough memory, or is not quick enough for its driver. */
+const SMALLER = "try --grad_cp 1, a smaller --micro_bsz or --ctx_len, or --engine cpu";
+
+/** Milliseconds that work may take after which nothing is heard of it, unless a device is given others. */
+const PATIENCE = 600_000;
+/** Milliseconds in which a device that fails says why it does. */
+const LAST_WORDS = 500;
+
 /** A device, its limits, and the first thing that went wrong with it. */
 export class Device {
   readonly limits: DeviceLimits;
+  /** What was submitted last, for people. */
+  running = "nothing";
   #fault: string | undefined;
   #pending: Promise<void>[] = [];
 
-  private constructor(readonly gpu: GPUDevice, readonly description: string, units: MatrixUnits | undefined) {
+  private constructor(
+    readonly gpu: GPUDevice,
+    readonly description: string,
+    units: MatrixUnits | undefined,
+    readonly patience: number,
+  ) {
     this.limits = {
       ...(units && { matrixUnits: units }),
       workgroupBytes: gpu.limits.maxComputeWorkgroupStorageSize,
@@ -87,38 +102,87 @@ export class Device {
     };
     gpu.addEventListener("uncapturederror", (event) => {
       event.preventDefault();
-      this.#fault ??= (event as GPUUncapturedErrorEvent).error.message;
+      this.#fault ??= firstLines((event as GPUUncapturedErrorEvent).error.message);
     });
     gpu.lost.then(({ reason, message }) => {
-      if (reason !== "destroyed") this.#fault ??= `the device was lost (${message || reason})`;
+      if (reason === "destroyed") return;
+      const why = firstLines(message) || reason || "no reason is given";
+      this.#fault ??= `the device was lost (${why}) while running ${this.running}; ${SMALLER}`;
     });
   }
 
-  /** Requests a device with the adapter's limits. */
-  static async request({ adapter, description, matrixUnits }: AdapterReport): Promise<Device> {
+  /**
+   * Requests a device with the adapter's limits.
+   *
+   * @param patience milliseconds after which work that does not end is given up
+   * @throws EngineError if the adapter gives none
+   */
+  static async request(
+    { adapter, description, matrixUnits }: AdapterReport,
+    patience: number = PATIENCE,
+  ): Promise<Device> {
     const requiredLimits = Object.fromEntries(LIMITS.map((name) => [name, adapter.limits[name]]));
     const wished: GPUFeatureName[] = ["timestamp-query", ...(matrixUnits ? MATRIX_FEATURES : [])];
     const requiredFeatures = wished.filter((feature) => adapter.features.has(feature));
-    const gpu = await adapter.requestDevice({ requiredLimits, requiredFeatures });
-    return new Device(gpu, description, matrixUnits);
+    try {
+      const gpu = await adapter.requestDevice({ requiredLimits, requiredFeatures });
+      return new Device(gpu, description, matrixUnits, patience);
+    } catch (error) {
+      const why = firstLines((error as Error).message);
+      throw new EngineError(`Cannot use ${description}: it gives no device (${why}); use --engine cpu`);
+    }
   }
 
   /** Runs `action` and remembers, under the name of what it does, an error that the device reports for it. */
   guarded<T>(what: string, action: () => T): T {
     this.gpu.pushErrorScope("out-of-memory");
     this.gpu.pushErrorScope("validation");
-    const result = action();
-    const caught = [this.gpu.popErrorScope(), this.gpu.popErrorScope()];
-    this.#pending.push(
-      Promise.all(caught).then(([invalid, exhausted]) => {
-        if (exhausted) {
-          this.#fault ??=
-            `out of GPU memory while ${what}; try --grad_cp 1, a smaller --micro_bsz or --ctx_len, ` +
-            `or --engine cpu`;
-        } else if (invalid) this.#fault ??= `the device refused ${what}: ${firstLines(invalid.message)}`;
-      }, () => {}),
-    );
-    return result;
+    try {
+      return action();
+    } catch (error) {
+      throw new EngineError(
+        `Cannot go on with ${this.description}: ${what} failed: ${firstLines(`${error}`)}`,
+      );
+    } finally {
+      const caught = [this.gpu.popErrorScope(), this.gpu.popErrorScope()];
+      this.#pending.push(
+        Promise.all(caught).then(([invalid, exhausted]) => {
+          if (exhausted) this.#fault ??= `out of GPU memory while ${what}; ${SMALLER}`;
+          else if (invalid) {
+            this.#fault ??= `the device refused ${what}: ${firstLines(invalid.message)}; use --engine cpu`;
+          }
+        }, () => {}),
+      );
+    }
+  }
+
+  /**
+   * Waits for work of the device. Deno's own provider waits without letting timers run, so that there only what is late is seen.
+   *
+   * @throws EngineError if it fails, or has not ended when patience has
+   */
+  async wait<T>(what: string, work: Promise<T>): Promise<T> {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<"late">((resolve) => timer = setTimeout(resolve, this.patience, "late"));
+    try {
+      // Work that ended while timers could not run is not late.
+      if (await Promise.race([work.then(() => "done"), late]) === "late" && await isPending(work)) {
+        const seconds = Math.round(this.patience / 1000);
+        this.#fault ??= `nothing was heard for ${seconds} s while ${what}, after running ${this.running}: ` +
+          `the device's queue hangs; ${SMALLER}`;
+        this.throwFault();
+      }
+      return await work;
+    } catch (error) {
+      // That the device was lost may be told a little after its work has failed.
+      await Promise.race([this.gpu.lost, new Promise((resolve) => setTimeout(resolve, LAST_WORDS))]);
+      await this.check();
+      throw error instanceof EngineError
+        ? error
+        : new EngineError(`Cannot go on with ${this.description}: ${what} failed: ${firstLines(`${error}`)}`);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /** Waits for the reports on everything guarded so far. @throws EngineError with the first fault */
@@ -133,6 +197,12 @@ export class Device {
   throwFault(): void {
     if (this.#fault) throw new EngineError(`Cannot go on with ${this.description}: ${this.#fault}`);
   }
+}
+
+/** Whether a promise is not settled yet, when all that is known of it has been heard. */
+async function isPending(work: Promise<unknown>): Promise<boolean> {
+  const soon = new Promise<"soon">((resolve) => setTimeout(resolve, 0, "soon"));
+  return await Promise.race([work.then(() => "done", () => "done"), soon]) === "soon";
 }
 
 /** wgpu explains itself over many lines; the first say what is wrong. */

@@ -56,11 +56,15 @@ export class WebGpuEngine implements Engine {
   /**
    * Opens an engine on an adapter.
    * @param options.precision "fp32" leaves the matrix units alone, whose operands are f16
+   * @param options.patience milliseconds after which work that does not end is given up
    */
-  static async open(report: AdapterReport, options: { precision?: Precision } = {}): Promise<WebGpuEngine> {
+  static async open(
+    report: AdapterReport,
+    options: { precision?: Precision; patience?: number } = {},
+  ): Promise<WebGpuEngine> {
     const { matrixUnits, ...plain } = report;
     const withUnits = matrixUnits && options.precision !== "fp32";
-    return new WebGpuEngine(await Device.request(withUnits ? report : plain));
+    return new WebGpuEngine(await Device.request(withUnits ? report : plain, options.patience));
   }
 
   /** What lowerings count on. */
@@ -150,15 +154,10 @@ export class WebGpuEngine implements Engine {
       return staging;
     });
     try {
-      await staging.mapAsync(GPUMapMode.READ);
+      await this.#device.wait(`reading ${variable.name}`, staging.mapAsync(GPUMapMode.READ));
       const content = new Float32Array(staging.getMappedRange().slice(0));
       await this.#device.check();
       return content;
-    } catch (error) {
-      await this.#device.check();
-      throw new EngineError(
-        `Cannot read ${variable.name} from ${this.description}: ${(error as Error).message}`,
-      );
     } finally {
       staging.destroy();
     }
@@ -273,17 +272,20 @@ export class WebGpuEngine implements Engine {
 
   #run(dispatches: readonly Dispatch[]): void {
     this.#device.throwFault();
-    this.#device.guarded("running a program", () => {
-      const { gpu } = this.#device;
-      for (let first = 0; first < dispatches.length; first += DISPATCHES_A_SUBMISSION) {
+    const { gpu } = this.#device;
+    for (let first = 0; first < dispatches.length; first += DISPATCHES_A_SUBMISSION) {
+      const some = dispatches.slice(first, first + DISPATCHES_A_SUBMISSION);
+      this.#device.running =
+        `${some[0]!.node.op.name} to ${some.at(-1)!.node.op.name} (dispatches ${first + 1} to ` +
+        `${first + some.length} of ${dispatches.length})`;
+      this.#device.guarded(`running ${this.#device.running}`, () => {
         const encoder = gpu.createCommandEncoder();
         const pass = encoder.beginComputePass();
-        const last = Math.min(first + DISPATCHES_A_SUBMISSION, dispatches.length);
-        for (let i = first; i < last; i++) encode(pass, dispatches[i]!);
+        for (const dispatch of some) encode(pass, dispatch);
         pass.end();
         gpu.queue.submit([encoder.finish()]);
-      }
-    });
+      });
+    }
   }
 
   /**
@@ -309,7 +311,7 @@ export class WebGpuEngine implements Engine {
   }
 
   async settle(): Promise<void> {
-    await this.#device.gpu.queue.onSubmittedWorkDone();
+    await this.#device.wait("waiting for it", this.#device.gpu.queue.onSubmittedWorkDone());
     await this.#device.check();
   }
 
