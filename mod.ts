@@ -27,6 +27,7 @@ import { Session } from "./rwkv/session.ts";
 import { chooseTokenizer } from "./rwkv/tokenizer/choose.ts";
 import { streamDecoder } from "./rwkv/tokenizer/tokenizer.ts";
 import { random } from "./training/data/random.ts";
+import { chosenTargets } from "./training/methods.ts";
 
 export { saveAdapter } from "./adapters/file.ts";
 export { savePeft, type SavePeftOptions } from "./adapters/peft/write.ts";
@@ -79,7 +80,13 @@ export type { ModelState } from "./rwkv/session.ts";
 export type { LayerState, Wiring } from "./rwkv/v7.ts";
 export { computeGradients, type GradientOptions } from "./training/gradients.ts";
 export type { Schedule } from "./training/schedule.ts";
-export { type BoneConfig, type LoraConfig, OptionError, type TrainOptions } from "./training/options.ts";
+export {
+  type BoneConfig,
+  type LoraConfig,
+  OptionError,
+  type PissaConfig,
+  type TrainOptions,
+} from "./training/options.ts";
 export type { DocumentsSummary, LossMask, ReadDocumentsOptions } from "./training/data/documents.ts";
 export type { DataType, FileType } from "./training/data/files.ts";
 export type { Dataload } from "./training/data/rows.ts";
@@ -118,6 +125,18 @@ export interface CreateAdapterOptions {
   readonly trainParts?: readonly string[];
   /** Fixes the noise of methods that start from noise. */
   readonly seed?: number;
+  /** Linear layers to adapt: names, last parts of names, one expression for whole names, or "all-linear". Default: all. */
+  readonly targetModules?: string | readonly string[];
+  /** Linear layers to leave out, likewise. */
+  readonly excludeModules?: string | readonly string[];
+  /** Numbers of the blocks to adapt. */
+  readonly layersToTransform?: number | readonly number[];
+  /** What stands before a block's number in a name. */
+  readonly layersPattern?: string | readonly string[];
+  /** Ranks of layers whose names end so, or match so. */
+  readonly rankPattern?: Readonly<Record<string, number>>;
+  /** Alphas likewise. */
+  readonly alphaPattern?: Readonly<Record<string, number>>;
   /** Settings of the method: `r` for bone. */
   readonly [setting: string]: unknown;
 }
@@ -127,8 +146,16 @@ export interface CreateAdapterOptions {
  * @throws RangeError if the settings do not fit the model
  */
 export function createAdapter(model: Model, options: CreateAdapterOptions = {}): Adapter {
-  const { peft = "bone", trainParts = [], seed = 42, ...settings } = options;
-  return newAdapter(model, adapterMethod(peft), { settings, trainParts, noise: random(seed, "adapter") });
+  const { peft = "bone", trainParts = [], seed = 42, rankPattern, alphaPattern, ...rest } = options;
+  const { targetModules, excludeModules, layersToTransform, layersPattern, ...settings } = rest;
+  return newAdapter(model, adapterMethod(peft), {
+    settings,
+    trainParts,
+    noise: random(seed, "adapter"),
+    targets: chosenTargets({ targetModules, excludeModules, layersToTransform, layersPattern }),
+    rankPattern,
+    alphaPattern,
+  });
 }
 
 /**

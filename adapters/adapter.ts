@@ -68,15 +68,14 @@ export class Adapter {
 
   /** The same adapter with other content. */
   withTensors(tensors: ReadonlyMap<string, HostTensor>): Adapter {
-    return new Adapter(
-      this.method,
-      this.settings,
-      tensors,
-      this.base,
-      this.overrides,
-      this.targets,
-      this.promptFormat,
-    );
+    return this.with({ tensors });
+  }
+
+  /** The same adapter but for what is given. */
+  with(changed: Partial<Pick<Adapter, "tensors" | "base" | "promptFormat">>): Adapter {
+    const { method, settings, overrides, targets } = this;
+    const { tensors, base, promptFormat } = { ...this, ...changed };
+    return new Adapter(method, settings, tensors, base, overrides, targets, promptFormat);
   }
 }
 
@@ -172,6 +171,32 @@ function siteSettings(
   return overrides;
 }
 
+/** What a method draws that draws nothing. */
+const NO_NOISE: Noise = { uniform: () => NaN, normal: () => NaN };
+
+/** The tensors of an adapter at a site, those that it lacks and that follow from the base weight included. */
+export function tensorsAt(
+  adapter: Adapter,
+  site: Site,
+  weight: () => Float32Array,
+): Record<string, HostTensor> {
+  return Object.fromEntries(
+    Object.entries(adapter.parametersAt(site)).map(([name, { shape, derived, initial }]) => {
+      const known = adapter.tensors.get(`${site.name}.${name}`);
+      return [name, known ?? { shape, data: derived ? initial!(NO_NOISE, weight) : new Float32Array(0) }];
+    }),
+  );
+}
+
+/** The adapter with every tensor that follows from the base weights. */
+export function withDerived(adapter: Adapter, config: ModelConfig, file: Model["file"]): Adapter {
+  const all = linearSites(config).flatMap((site) =>
+    Object.entries(tensorsAt(adapter, site, () => file.readFloat32(`${site.name}.weight`)))
+      .map(([name, tensor]) => [`${site.name}.${name}`, tensor] as const)
+  );
+  return adapter.withTensors(new Map([...adapter.tensors, ...all]));
+}
+
 /** Every weight that a model has or may have, with its shape in files. */
 function possibleWeights(config: ModelConfig): Map<string, number[]> {
   return new Map([...weightShapes(config), ...stateShapes(config)]);
@@ -201,8 +226,10 @@ export function checkFits(adapter: Adapter, config: ModelConfig): void {
   }
   if (unplaced.length) throw complain("it has no place for", unplaced);
   if (misshapen.length) throw complain("shapes differ:", misshapen);
-  const missing = [...own.keys()].filter((name) => !tensors.has(name));
-  if (missing.length === own.size) {
+  const missing = [...own].filter(([name, { derived }]) => !derived && !tensors.has(name)).map(([name]) =>
+    name
+  );
+  if (![...own.keys()].some((name) => tensors.has(name))) {
     throw new AdapterError(`The ${method.name} adapter holds no tensor for any linear layer`);
   }
   const bare = missing.filter((name) => {

@@ -62,9 +62,10 @@ export function fitTo(adapter: Adapter, file: TensorFile): Fit {
   for (const { site } of sites.values()) {
     const wanted = adapter.method.parameters(site, adapter.settingsAt(site.name)),
       present = atSites.get(site.name)!;
-    for (const [tensor, { shape }] of Object.entries(wanted)) {
+    for (const [tensor, { shape, derived }] of Object.entries(wanted)) {
       const name = `${site.name}.${tensor}`, found = adapter.tensors.get(name)?.shape;
-      if (!found) missing.push(name);
+      if (!found && !derived) missing.push(name);
+      else if (!found) continue;
       else if (`${found}` !== `${shape}`) misshapen.push(wrong(name, found, shape));
       present.delete(tensor);
     }

@@ -4,16 +4,14 @@
  * @module
  */
 import type { Site } from "../rwkv/config.ts";
-import { type Adapter, AdapterError } from "./adapter.ts";
+import { type Adapter, AdapterError, tensorsAt } from "./adapter.ts";
 import type { AdapterMerge, Settings } from "./method.ts";
 
 /** What {@link AdapterMethod.merge} is given at a site; undefined where the adapter does not sit on it. */
 function mergeCall(adapter: Adapter, site: Site, weight: Float32Array): AdapterMerge<Settings> | undefined {
-  const names = Object.keys(adapter.parametersAt(site));
-  if (!names.length) return undefined;
-  const parameters = Object.fromEntries(
-    names.map((name) => [name, adapter.tensors.get(`${site.name}.${name}`)!.data]),
-  );
+  const tensors = Object.entries(tensorsAt(adapter, site, () => weight));
+  if (!tensors.length) return undefined;
+  const parameters = Object.fromEntries(tensors.map(([name, { data }]) => [name, data]));
   return { site, settings: adapter.settingsAt(site.name), weight, parameters };
 }
 
@@ -21,6 +19,16 @@ function mergeCall(adapter: Adapter, site: Site, weight: Float32Array): AdapterM
 export function unmergedWeight(adapter: Adapter, site: Site, weight: Float32Array): Float32Array {
   const { method } = adapter, call = mergeCall(adapter, site, weight);
   if (!call) return weight;
+  const derived = Object.entries(adapter.parametersAt(site)).find(([name, { derived }]) =>
+    derived && !adapter.tensors.has(`${site.name}.${name}`)
+  );
+  if (derived) {
+    throw new RangeError(
+      `The ${method.name} adapter cannot be taken out of ${site.name}: it lacks "${
+        derived[0]
+      }", which only the base weight tells; start from the base model`,
+    );
+  }
   if (!method.unmerge) {
     throw new RangeError(
       `What ${method.name} changed cannot be taken out of a weight again: start from the base model`,

@@ -26,6 +26,8 @@ export interface AdapterParameter {
   readonly rate?: number;
   /** Whether it keeps its first content instead of training. */
   readonly frozen?: boolean;
+  /** Whether it follows from the base weight alone, so that an adapter may come without it: frozen, and `initial` needs no noise. */
+  readonly derived?: boolean;
 }
 
 /** What a method's expression is made from. */

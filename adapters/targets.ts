@@ -58,7 +58,8 @@ export function isTarget(site: Pick<Site, "name">, targets: Targets): boolean {
   if (excluded !== undefined && named(name, excluded, "exclude_modules")) return false;
   if (typeof wanted === "string") {
     if (wanted.toLowerCase() !== "all-linear") return whole(wanted, "target_modules").test(name);
-  } else if (wanted.includes(name)) return true;
+  } else if (wanted.length === 1 && wanted[0]!.toLowerCase() === "all-linear") return true;
+  else if (wanted.includes(name)) return true;
   else if (!named(name, wanted, "target_modules")) return false;
   if (layers === undefined) return true;
   const before = many(targets.layers_pattern ?? []);

@@ -12,7 +12,7 @@ import { dropout } from "../kernels/ops/dropout/op.ts";
 import { linearSites, type ModelConfig, type Site, stateShapes, weightShapes } from "../rwkv/config.ts";
 import { graphShape, type Model } from "../rwkv/model.ts";
 import type { Wiring } from "../rwkv/v7.ts";
-import { type Adapter, AdapterError, checkFits } from "./adapter.ts";
+import { type Adapter, AdapterError, checkFits, withDerived } from "./adapter.ts";
 
 /** An adapter on an engine: a variable for each of its tensors. */
 export interface Attachment {
@@ -21,8 +21,9 @@ export interface Attachment {
 }
 
 /** Puts an adapter on the engine of a model. @throws AdapterError if it does not fit the model */
-export function attach(adapter: Adapter, { config, engine }: Model): Attachment & Disposable {
-  checkFits(adapter, config);
+export function attach(given: Adapter, { config, engine, file }: Model): Attachment & Disposable {
+  checkFits(given, config);
+  const adapter = withDerived(given, config, file);
   const variables = new Map<string, Variable>();
   for (const [name, { shape, data }] of adapter.tensors) {
     const variable = new Variable(name, adapterShape(name, shape, config), "f32");

@@ -65,7 +65,7 @@ async function withStep<T>(engine: Engine, path: string, use: (program: Program)
     noise: random(1, "adapter"),
   });
   const trainables = new Trainables(adapter, model.config, engine, { layerwise: true });
-  const programs = new Programs({ model, adapter, trainables, B, T, recompute: false, l2: 1e-4 });
+  const programs = new Programs({ model, adapter, trainables, B, T, recompute: false, l2: 1e-4, seed: 1 });
   using _loaded = await programs.load();
   try {
     return await use(programs.gradients);

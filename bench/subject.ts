@@ -126,7 +126,7 @@ export function* subjects(rows: readonly Row[], engine: Engine): Generator<Subje
       });
       const trainables = new Trainables(adapter, model.config, engine, { layerwise: true });
       const { B, T, recompute } = row;
-      const programs = new Programs({ model, adapter, trainables, B, T, recompute, l2: 1e-4 });
+      const programs = new Programs({ model, adapter, trainables, B, T, recompute, l2: 1e-4, seed: 1 });
       const planned = engine.allocatedBytes - before - weights + programs.bytes;
       const dispose = () => (trainables.dispose(), model.dispose());
       try {

@@ -52,7 +52,7 @@ try {
       encoding = 0;
       for (let step = 0; step < STEPS; step++) {
         const began = performance.now();
-        loaded.accumulate(batch, B * T);
+        loaded.accumulate(batch, B * T, step);
         pending.push(loaded.update(SETTINGS));
         encoding += (performance.now() - began) / STEPS;
         if (pending.length > IN_FLIGHT) await pending.shift();

@@ -7,7 +7,7 @@
  * @module
  */
 import { openTensorFile } from "../formats/tensor_file.ts";
-import type { BoneConfig } from "../mod.ts";
+import type { BoneConfig, TrainOptions } from "../mod.ts";
 import { readModelConfig } from "../rwkv/model.ts";
 import { flag, OptionError } from "../training/options.ts";
 import { choice, type Flag, json, real, text, toggle, type Values, whole } from "./flags.ts";
@@ -37,7 +37,6 @@ const NOT_NEEDED = {
   loraAlpha: any,
   loraDropout: any,
   loraParts: any,
-  pissaConfig: any,
   lisaConfig: any,
   headSizeDivisor: any,
   tinyAttDim: any,
@@ -67,7 +66,6 @@ const ONLY = {
   quant: only(["none"]),
   optim: only(["none"], "AdamW is what there is"),
   optimizer: only(["none"], "AdamW is what there is"),
-  trainType: only(["none"]),
   epochBegin: onlyNumber(0, "a run is gone on with by --resume FOLDER"),
   weightDecayFinal: onlyNumber(-1, "the weight decay is constant"),
   dropout: onlyNumber(0),
@@ -101,47 +99,47 @@ export const ACCEPTED = { ...NOT_NEEDED, ...ONLY };
 
 /** Bone's settings under its later names. */
 const LATER_NAMES = {
-  peftConfig: json('{"r":64}', ""),
   dishaConfig: json('{"mode":"bone","load":"","r":64}', "", { mode: "string", load: "string", r: "number" }),
 } as const;
 
+/** State tuning as RWKV-PEFT asks for it. */
+const STATE_TUNING = {
+  trainType: choice(["none", "state"], "", "nothing else is supported yet"),
+  stateTune: toggle(""),
+} as const;
+
 /** All of them. */
-export const COMPATIBILITY = { ...ACCEPTED, ...DESCRIBE_MODEL, ...LATER_NAMES };
+export const COMPATIBILITY = { ...ACCEPTED, ...DESCRIBE_MODEL, ...LATER_NAMES, ...STATE_TUNING };
 
 /**
- * Bone's settings, whichever of its names they were given under: `--bone_config`, `--disha_config`, or the `r` of `--peft_config`.
+ * Bone's settings, whichever of its names they were given under: `--bone_config` or `--disha_config`.
  * @throws OptionError where they were given twice
  */
 export function boneConfig(
   values: Readonly<
-    { boneConfig?: BoneConfig; dishaConfig?: Record<string, unknown>; peftConfig?: Record<string, unknown> }
+    { boneConfig?: BoneConfig; dishaConfig?: Record<string, unknown> }
   >,
 ): BoneConfig | undefined {
-  const { boneConfig, dishaConfig, peftConfig } = values;
-  const given = Object.entries({ boneConfig, dishaConfig, peftConfig }).filter(([, config]) =>
-    config !== undefined
-  );
-  if (given.length > 1) {
-    throw new OptionError(
-      `${given.map(([option]) => flag(option)).join(" and ")} say the same: leave one out`,
-    );
-  }
-  if (dishaConfig) {
-    const { mode, load, r } = dishaConfig;
-    const renamed = { bone_mode: mode, bone_load: load, bone_r: r };
-    return Object.fromEntries(Object.entries(renamed).filter(([, value]) => value !== undefined));
-  }
-  if (!peftConfig) return boneConfig;
-  const { r, ...others } = peftConfig;
-  const [unknown] = Object.keys(others);
-  if (unknown !== undefined || typeof r !== "number") {
-    throw new OptionError(
-      `--peft_config ${
-        unknown === undefined ? "lacks the rank" : `has "${unknown}"`
-      }: bone has r, as in '{"r":64}'`,
-    );
-  }
-  return { bone_r: r };
+  const { boneConfig, dishaConfig } = values;
+  if (!dishaConfig) return boneConfig;
+  if (boneConfig) throw new OptionError("--bone_config and --disha_config say the same: leave one out");
+  const { mode, load, r } = dishaConfig;
+  const renamed = { bone_mode: mode, bone_load: load, bone_r: r };
+  return Object.fromEntries(Object.entries(renamed).filter(([, value]) => value !== undefined));
+}
+
+/**
+ * RWKV-PEFT's flags for state tuning in options: `--train_type state` and `--state_tune` are `--peft state`, or with another method
+ * let the initial state train along.
+ */
+export function stateTuning(
+  { trainType, stateTune, peft, trainParts }: Readonly<
+    { trainType?: string; stateTune?: boolean; peft?: string; trainParts?: readonly string[] }
+  >,
+): Pick<TrainOptions, "peft" | "trainParts"> {
+  if (trainType !== "state" && !stateTune) return {};
+  if (peft === undefined || peft === "none" || peft === "state") return { peft: "state" };
+  return { trainParts: [...(trainParts ?? ["time", "ln"]), "time_state"] };
 }
 
 /** A sentence on the flags that were given without need; undefined where there are none. */

@@ -154,6 +154,30 @@ export function list(meaning: string): Flag<string[]> {
   };
 }
 
+/** Names as {@link list} reads them; one word that no name could be is one regular expression. */
+export function names(meaning: string): Flag<string | string[]> {
+  const words = list(meaning);
+  return {
+    ...words,
+    read: (values) =>
+      values.length === 1 && /[*+?()|^$\\]/.test(values[0]!) ? values[0]! : words.read(values),
+  };
+}
+
+/** Whole numbers from 0, as {@link list} reads them. */
+export function numbers(meaning: string): Flag<number[]> {
+  const words = list(meaning);
+  return {
+    ...words,
+    placeholder: "N M …",
+    read: (values) =>
+      words.read(values).map((word) => {
+        if (/^\d+$/.test(word)) return Number(word);
+        throw new ValueError(`must be whole numbers from 0: one is "${word}"`);
+      }),
+  };
+}
+
 /** A command line, read. */
 export interface CommandLine<F extends Flags> {
   readonly values: Values<F>;

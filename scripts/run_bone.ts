@@ -7,22 +7,14 @@ import { train, type TrainOptions, type TrainResult } from "../mod.ts";
 import { EXAMPLE } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
-import { boneConfig, checkDescription, COMPATIBILITY, notNeeded } from "./compatibility.ts";
+import { boneConfig, checkDescription, COMPATIBILITY, notNeeded, stateTuning } from "./compatibility.ts";
 import { CONFIG, parseWithConfig } from "./config_file.ts";
 import { DRY_RUN, dryRunOnTerminal } from "./dry_run.ts";
 import { helpText } from "./flags.ts";
+import { LAYERS, METHOD } from "./method_flags.ts";
 import { baseOf, isInRuns, mergedPath } from "./runs.ts";
 import { confineRun, trainOnTerminal } from "./training.ts";
-import {
-  FILES,
-  LENGTH,
-  METHOD,
-  MODEL,
-  OPTIMIZER,
-  pick,
-  trainingDefaults,
-  WATCHING,
-} from "./training_flags.ts";
+import { FILES, LENGTH, MODEL, OPTIMIZER, pick, trainingDefaults, WATCHING } from "./training_flags.ts";
 
 const USAGE = `Trains a Bone adapter for an RWKV-7 model.
 
@@ -35,12 +27,13 @@ here are accepted and named, and sizes such as --n_layer are only compared with 
 const SECTIONS = {
   "Files": { ...MODEL, ...FILES },
   "Method": METHOD,
+  "Layers": LAYERS,
   "Length and memory": LENGTH,
   "Optimizer": OPTIMIZER,
   "Watching": WATCHING,
   "Before you begin": { ...DRY_RUN, ...CONFIG },
 };
-const OWN = { ...MODEL, ...FILES, ...METHOD, ...LENGTH, ...OPTIMIZER, ...WATCHING };
+const OWN = { ...MODEL, ...FILES, ...METHOD, ...LAYERS, ...LENGTH, ...OPTIMIZER, ...WATCHING };
 
 /** The command. @returns the exit code */
 export async function main(args: readonly string[], work: Work): Promise<number> {
@@ -52,6 +45,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   const options: TrainOptions = pick(values, OWN);
   const config = boneConfig(values);
   if (config) options.boneConfig = config;
+  Object.assign(options, stateTuning(values));
   const note = notNeeded(values);
   if (note) console.error(note);
   if (options.resume === undefined) checkDescription(values, options.loadModel ?? EXAMPLE.model);
@@ -65,7 +59,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
 
 /** The command that merges the result. */
 function mergeHint({ loadModel, peft, resume }: TrainOptions, { projDir, output }: TrainResult): string {
-  if (peft === "none") return "It is a whole model: there is nothing to merge";
+  if (peft === "none" || peft === "full") return "It is a whole model: there is nothing to merge";
   const base = loadModel ?? (resume === undefined ? undefined : baseOf(projDir)) ?? EXAMPLE.model;
   const args = base === EXAMPLE.model && isInRuns(projDir)
     ? []

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type BoneConfig, type LoraConfig, PROMPT_FORMATS, type TrainOptions } from "../mod.ts";
+import { PROMPT_FORMATS, type TrainOptions } from "../mod.ts";
 import { settle } from "../training/options.ts";
 import {
   choice,
@@ -11,7 +11,6 @@ import {
   file,
   type Flag,
   type Flags,
-  json,
   list,
   real,
   text,
@@ -23,12 +22,6 @@ import {
 
 /** A flag for each of some options of a run. */
 type FlagsFor<K extends keyof TrainOptions> = { readonly [P in K]: Flag<TrainOptions[P]> };
-
-const BONE_CONFIG = '{"bone_mode":"bone","bone_load":"","bone_r":64}';
-const LORA_CONFIG = '{"lora_load":"","lora_r":8,"lora_alpha":32,"lora_dropout":0}';
-
-/** Names that Bone has had; the method is one. */
-const BONE_NAMES = ["bone", "disha", "miss"];
 
 /** -1 says in RWKV-PEFT that nothing is asked for. */
 function orNone<T>(flag: Flag<number>, none: T): Flag<number | T> {
@@ -91,25 +84,6 @@ export const FILES = {
   | "resume"
   | "vocab"
 >;
-
-/** The method and what trains. */
-export const METHOD = {
-  peft: {
-    ...text("METHOD", "bone (or by its later names disha and miss), lora, or none to train every weight"),
-    read: ([name]: readonly string[]) => BONE_NAMES.includes(name!) ? "bone" : name!,
-  },
-  boneConfig: json(
-    BONE_CONFIG,
-    "rank, and an adapter to start from",
-    { bone_mode: "string", bone_load: "string", bone_r: "number" },
-  ) as Flag<BoneConfig>,
-  loraConfig: json(
-    LORA_CONFIG,
-    "LoRA's rank and alpha, and an adapter to start from",
-    { lora_load: "string", lora_r: "number", lora_alpha: "number", lora_dropout: "number" },
-  ) as Flag<LoraConfig>,
-  trainParts: list("weights whose names contain one of these train along"),
-} satisfies FlagsFor<"peft" | "boneConfig" | "loraConfig" | "trainParts">;
 
 /** How long, how much at once. */
 export const LENGTH = {

@@ -85,6 +85,19 @@ const ROWS: readonly Row[] = [
     wrong: [[{ rslora: 1 }, /must be true or false: it is 1/]],
   },
   {
+    peft: "pissa",
+    settings: { r: 3, niter: 2 },
+    wrong: [...RANKS, UNKNOWN, [{ r: 17 }, /over the width 16/], [
+      { niter: -1 },
+      /niter of pissa must be a whole/,
+    ]],
+  },
+  {
+    peft: "dora",
+    settings: { r: 3, alpha: 5 },
+    wrong: [...RANKS, UNKNOWN, [{ r: 17 }, /rank r of dora is 17, over the width 16/]],
+  },
+  {
     peft: "state",
     settings: {},
     stays: /initial state/,
@@ -95,12 +108,14 @@ const ROWS: readonly Row[] = [
 /** A base model of two layers whose widths differ. */
 const base = (dtype: DType = "F32") => writeTinyModel(newPath("base.safetensors"), { layers: 2, dtype });
 
-/** An adapter whose every number is random. */
+/** An adapter whose every number that trains is random. */
 function randomised(model: Model, { peft, settings }: Row, size = 0.3): Adapter {
   const fresh = createAdapter(model, { peft, ...settings }), random = randomNumbers(7);
-  const tensors = [...fresh.tensors].map(([name, { shape, data }]) =>
-    [name, { shape, data: data.map((x) => x + size * random()) }] as const
-  );
+  const parameters = fresh.parametersOn(model.config);
+  const tensors = [...fresh.tensors].map(([name, { shape, data }]) => {
+    const moved = parameters.get(name)!.frozen ? data : data.map((x) => x + size * random());
+    return [name, { shape, data: moved }] as const;
+  });
   return fresh.withTensors(new Map(tensors));
 }
 

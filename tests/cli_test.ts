@@ -168,8 +168,20 @@ Deno.test("run_bone with settings that do not fit says which", async (t) => {
       bone(129),
       /^The rank r of bone is 129, over the 128 input channels of blocks\.0\.att\.receptance: lower r$/m,
     ],
-    [["--bone_config", '{"bone_mode":"bat"}'], 'Unknown bone_mode "bat" in --bone_config: there is bone'],
-    [["--peft", "pissa"], 'Unknown adapter "pissa": there are bone, bat, lora, state'],
+    [
+      ["--bone_config", '{"bone_mode":"mode"}'],
+      'Unknown bone_mode "mode" in --bone_config: there are bone and bat',
+    ],
+    [["--peft", "pisa"], 'Unknown adapter "pisa": there are bone, bat, lora, pissa, dora, state'],
+    [["--bat_axis", "up"], '--bat_axis must be one of in, out: it is "up"'],
+    [
+      ["--target_modules", "keys"],
+      /^The targets \{"target_modules":\["keys"\]\} choose no linear layer of the model: there are /,
+    ],
+    [
+      ["--peft_config", '{"alpha":1}'],
+      /^--peft_config has "alpha", which means nothing for bone: there are /,
+    ],
     [["--vocab_size", "65536"], /^--vocab_size is 65536 but model\.safetensors has 97: /],
     [["--vocab", "text.txt"], /^The vocabulary text\.txt does not fit model\.safetensors/],
     [["--micro_bsz", "0"], "--micro_bsz must be a whole number of at least 1: it is 0"],

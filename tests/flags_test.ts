@@ -5,18 +5,17 @@
  */
 import { deepStrictEqual, match, ok, strictEqual, throws } from "node:assert/strict";
 import { commandLine, explain } from "../scripts/command.ts";
-import { boneConfig, checkDescription, COMPATIBILITY, notNeeded } from "../scripts/compatibility.ts";
-import { choice, helpText, json, list, parseFlags, real, text, toggle, whole } from "../scripts/flags.ts";
-import { duration, printable } from "../scripts/progress.ts";
 import {
-  FILES,
-  LENGTH,
-  METHOD,
-  MODEL,
-  OPTIMIZER,
-  trainingDefaults,
-  WATCHING,
-} from "../scripts/training_flags.ts";
+  boneConfig,
+  checkDescription,
+  COMPATIBILITY,
+  notNeeded,
+  stateTuning,
+} from "../scripts/compatibility.ts";
+import { choice, helpText, json, list, parseFlags, real, text, toggle, whole } from "../scripts/flags.ts";
+import { LAYERS, METHOD } from "../scripts/method_flags.ts";
+import { duration, printable } from "../scripts/progress.ts";
+import { FILES, LENGTH, MODEL, OPTIMIZER, trainingDefaults, WATCHING } from "../scripts/training_flags.ts";
 import { OptionError } from "../training/options.ts";
 import { MODEL_PATH } from "./small_model.ts";
 
@@ -155,6 +154,7 @@ Deno.test("helpText has every flag with its meaning and default, in lines that f
   const sections = {
     Files: { ...MODEL, ...FILES },
     Method: METHOD,
+    Layers: LAYERS,
     Length: LENGTH,
     Optimizer: OPTIMIZER,
     Watching: WATCHING,
@@ -170,7 +170,16 @@ Deno.test("helpText has every flag with its meaning and default, in lines that f
   strictEqual(help.split("\n").find((line) => line.length > 100), undefined);
 });
 
-const RUN_BONE = { ...MODEL, ...FILES, ...METHOD, ...LENGTH, ...OPTIMIZER, ...WATCHING, ...COMPATIBILITY };
+const RUN_BONE = {
+  ...MODEL,
+  ...FILES,
+  ...METHOD,
+  ...LAYERS,
+  ...LENGTH,
+  ...OPTIMIZER,
+  ...WATCHING,
+  ...COMPATIBILITY,
+};
 const compatible = (line: string) => parseFlags(RUN_BONE, line.split(" ")).values;
 
 Deno.test("RWKV-PEFT's own run_bone.sh is understood, and what it need not say is named", () => {
@@ -228,15 +237,36 @@ Deno.test("boneConfig under Bone's later names", () => {
     bone_load: "",
     bone_r: 8,
   });
-  deepStrictEqual(boneConfig({ peftConfig: { r: 8 } }), { bone_r: 8 });
   strictEqual(boneConfig({}), undefined);
   throws(
-    () => boneConfig({ boneConfig: { bone_r: 8 }, peftConfig: { r: 4 } }),
-    /--bone_config and --peft_config say the same/,
+    () => boneConfig({ boneConfig: { bone_r: 8 }, dishaConfig: { r: 4 } }),
+    /--bone_config and --disha_config say the same/,
   );
-  throws(() => boneConfig({ peftConfig: { r: 8, alpha: 1 } }), /--peft_config has "alpha": bone has r/);
   strictEqual(compatible("--peft disha").peft, "bone");
   strictEqual(compatible("--peft lora").peft, "lora");
+});
+
+Deno.test("layers by names, by one expression, and by numbers", () => {
+  deepStrictEqual(
+    compatible('--target_modules key att.value --layers_to_transform 0,2 --rank_pattern {"att.key":4}'),
+    { targetModules: ["key", "att.value"], layersToTransform: [0, 2], rankPattern: { "att.key": 4 } },
+  );
+  deepStrictEqual(compatible("--exclude_modules .*ffn.*").excludeModules, ".*ffn.*");
+  deepStrictEqual(compatible("--target_modules all-linear").targetModules, ["all-linear"]);
+  refuses(
+    ["--layers_to_transform", "first"],
+    '--layers_to_transform must be whole numbers from 0: one is "first"',
+    RUN_BONE,
+  );
+});
+
+Deno.test("RWKV-PEFT's flags for state tuning", () => {
+  deepStrictEqual(stateTuning(compatible("--train_type state")), { peft: "state" });
+  deepStrictEqual(stateTuning(compatible("--peft none --state_tune")), { peft: "state" });
+  deepStrictEqual(stateTuning(compatible("--peft lora --train_type state --train_parts ln")), {
+    trainParts: ["ln", "time_state"],
+  });
+  deepStrictEqual(stateTuning(compatible("--train_type none")), {});
 });
 
 Deno.test("checkDescription compares what was said with the file", () => {

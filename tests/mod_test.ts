@@ -62,7 +62,7 @@ Deno.test("createAdapter + settings that do not fit: one sentence each", async (
   assert.throws(() => createAdapter(model, { r: 25 }), { message: /is 25, over the 24 input channels/ });
   assert.throws(() => createAdapter(model, { r: 2, rank: 2 }), { message: /Unknown setting "rank"/ });
   assert.throws(() => createAdapter(model, { peft: "bones" }), {
-    message: /Unknown adapter "bones": there are bone, bat, lora, state$/,
+    message: /Unknown adapter "bones": there are bone, bat, lora, pissa, dora, state$/,
   });
 });
 

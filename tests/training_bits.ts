@@ -4,7 +4,6 @@
  * @module
  */
 import { createHash } from "node:crypto";
-import { adapterMethod } from "../adapters/registry.ts";
 import type { Engine } from "../kernels/engine.ts";
 import { CpuEngine } from "../kernels/engines/cpu/engine.ts";
 import "../mod.ts";
@@ -18,18 +17,18 @@ import { KINDS } from "../training/trainables.ts";
 /** Two steps of training on an engine, which is disposed of. @returns a hash of loss, norm, parameters and moments */
 export async function trainingBits(options: TrainOptions, engine: Engine): Promise<string> {
   const settings = settle({ heldOut: 0, samplePrompt: "", ...options }, () => "");
-  const method = adapterMethod(settings.peft), start = startingTensors(settings, method);
+  const start = startingTensors(settings);
   const { batches } = await readText(settings, start.config.vocabulary, () => {});
   const hash = createHash("sha256");
   try {
     using model = Model.load(settings.loadModel, engine, {
       elsewhere: (name) => start.tensors.tensors.has(name),
     });
-    const learner = new Learner(model, method, start, settings);
+    const learner = new Learner(model, start, settings);
     using programs = await learner.programs.load();
     for (const step of [0, 1]) {
       const batch = batches.at(step);
-      programs.accumulate(batch, batch.counted);
+      programs.accumulate(batch, batch.counted, step);
       const { loss, norm } = await programs.update({
         learningRate: 1e-2,
         beta1: 0.9,

@@ -78,7 +78,7 @@ async function probe(learner: Learner, { batches }: Text): Promise<number> {
     const started = performance.now();
     const micro = Array.from({ length: settings.accumulateGradBatches }, (_, i) => batches.at(i));
     const total = micro.reduce((sum, { counted }) => sum + counted, 0);
-    micro.forEach((batch) => programs.accumulate(batch, total));
+    micro.forEach((batch, i) => programs.accumulate(batch, total, i));
     await programs.update(optimizerSettings(settings, 0, 1));
     return (performance.now() - started) / 1000;
   };

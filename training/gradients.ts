@@ -23,7 +23,7 @@ export interface GradientOptions {
   readonly starts?: readonly ArrayLike<number>[];
   /** An adapter to read the model with. */
   readonly adapter?: Adapter;
-  /** Which gradients: the adapter's tensors, or the model's weights and the adapter's. Default: the adapter's where there is one. */
+  /** Which gradients: the adapter's tensors that train, or the model's weights and the adapter's. Default: the adapter's where there is one. */
   readonly parameters?: "all" | "adapter";
   /** Compute blocks again in the backward pass instead of keeping them. */
   readonly recompute?: boolean;
@@ -81,6 +81,8 @@ export async function computeGradients(
     });
     const head = wiring.weight("head.weight");
     const wanted = new Map(attachment?.variables);
+    const own = adapter?.parametersOn(config);
+    for (const name of wanted.keys()) if (own?.get(name)?.frozen) wanted.delete(name);
     if (parameters === "all") {
       for (const name of model.shapes.keys()) if (!wanted.has(name)) wanted.set(name, model.weight(name)!);
     }

@@ -6,7 +6,6 @@
 import { join } from "node:path";
 import { Adapter } from "../adapters/adapter.ts";
 import { saveAdapter } from "../adapters/file.ts";
-import type { AdapterMethod } from "../adapters/method.ts";
 import { wireAdapter } from "../adapters/wiring.ts";
 import { fromFloat32 } from "../formats/dtype.ts";
 import { writeTensorFile } from "../formats/tensor_file.ts";
@@ -37,7 +36,6 @@ export class Learner {
 
   constructor(
     readonly model: Model,
-    method: AdapterMethod | undefined,
     { tensors }: Start,
     readonly settings: TrainSettings,
     /** How the conversations that it learns are written, where there are any. */
@@ -45,16 +43,9 @@ export class Learner {
     /** Lengths below ctxLen that its micro-batches may have. */
     readonly shorter: readonly number[] = [],
   ) {
-    this.#adapter = method &&
-      new Adapter(
-        method,
-        (tensors as Adapter).settings,
-        tensors.tensors,
-        model.fingerprint,
-        (tensors as Adapter).overrides,
-        (tensors as Adapter).targets,
-        promptFormat ?? (tensors as Adapter).promptFormat,
-      );
+    this.#adapter = tensors instanceof Adapter
+      ? tensors.with({ base: model.fingerprint, ...(promptFormat === undefined ? {} : { promptFormat }) })
+      : undefined;
     this.trainables = new Trainables(tensors, model.config, model.engine, {
       layerwise: settings.layerwiseLr,
     });
@@ -74,6 +65,7 @@ export class Learner {
       packed: dataload === "pack",
       recompute: gradCp,
       l2: l2wrap ? L2WRAP : 0,
+      seed: this.settings.randomSeed,
       ...sizes,
     });
   }
@@ -106,7 +98,7 @@ export class Learner {
    */
   async sample(tokenizer: Tokenizer, prompt: string): Promise<string> {
     const { model, settings } = this;
-    const variables = this.trainables.parameters;
+    const { variables } = this.trainables;
     const adapter = this.#adapter;
     const session = new Session(
       model.config,
@@ -141,7 +133,8 @@ export class Learner {
     const tensors = await this.trainables.read("p");
     if (this.#adapter) {
       const path = join(folder, "adapter.pth");
-      saveAdapter(this.#adapter.withTensors(tensors), path, { force: true });
+      const all = new Map([...this.#adapter.tensors, ...tensors]);
+      saveAdapter(this.#adapter.withTensors(all), path, { force: true });
       return path;
     }
     const { file } = this.model;

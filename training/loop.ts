@@ -76,7 +76,7 @@ export async function trainSteps(options: LoopOptions): Promise<LoopResult> {
   const submit = (index: number): Submitted => {
     const micro = Array.from({ length: many }, (_, i) => batches.at(index * many + i));
     const tokens = micro.reduce((sum, { counted }) => sum + counted, 0);
-    micro.forEach((batch) => programs.accumulate(batch, tokens));
+    micro.forEach((batch, i) => programs.accumulate(batch, tokens, index * many + i));
     const rate = learningRate(settings, index, planned);
     const report = programs.update(optimizerSettings(settings, index, rate));
     // Whoever awaits it hears of a failure; nobody may yet.

@@ -11,16 +11,23 @@ import { promptFormat } from "../rwkv/prompt_format.ts";
 import type { LossMask } from "./data/documents.ts";
 import type { DataType } from "./data/files.ts";
 import type { Dataload } from "./data/rows.ts";
+import { withoutPeftNames } from "./peft_names.ts";
 import type { Schedule } from "./schedule.ts";
 
 /** Bone's settings as RWKV-PEFT writes them. */
 export interface BoneConfig {
-  /** "bone" */
+  /** "bone", or "bat" with {@link TrainOptions.batAxis} */
   readonly bone_mode?: string;
   /** An adapter to go on from; "" for none. */
   readonly bone_load?: string;
   /** Rank. */
   readonly bone_r?: number;
+  /** Extent of a shard in the other direction, which makes it MiSS's "mini". */
+  readonly bone_mini_r?: number;
+  /** Whether a shard is of columns (the default) or rows of the weight. */
+  readonly bone_shards?: string;
+  /** Share of the inputs that are dropped while training. */
+  readonly bone_dropout?: number;
 }
 
 /** LoRA's settings as RWKV-PEFT writes them. */
@@ -31,8 +38,20 @@ export interface LoraConfig {
   readonly lora_r?: number;
   /** Numerator of the scale. */
   readonly lora_alpha?: number;
-  /** Must be 0: there is no dropout yet. */
+  /** Share of the inputs that are dropped while training. */
   readonly lora_dropout?: number;
+}
+
+/** PiSSA's settings as RWKV-PEFT writes them. */
+export interface PissaConfig {
+  /** An adapter to go on from; "" for none. */
+  readonly pissa_load?: string;
+  /** Must be "": an adapter of this program holds what it started from. */
+  readonly pissa_init?: string;
+  /** Rank. */
+  readonly pissa_r?: number;
+  /** Power iterations of the decomposition. */
+  readonly svd_niter?: number;
 }
 
 /** Options of a run: the commands' flags in camel case. */
@@ -101,14 +120,34 @@ export interface TrainOptions {
   l2wrap?: boolean;
   /** Recompute blocks in the backward pass: less memory, a third more time. */
   gradCp?: boolean;
-  /** A registered method's name, or "none" to train every weight. */
+  /** A registered method's name, or "none" or "full" to train every weight. */
   peft?: string;
   /** Bone's settings. */
   boneConfig?: BoneConfig;
-  /** LoRA's settings. */
+  /** What chooses the block of a BAT tile: the input block (RWKV-PEFT's) or the output block (PEFT's). Default: "in". */
+  batAxis?: "in" | "out";
+  /** LoRA's settings, and DoRA's. */
   loraConfig?: LoraConfig;
-  /** Settings of a method registered from outside. */
+  /** Scale LoRA by alpha / sqrt(r). */
+  useRslora?: boolean;
+  /** LoRA's B learns at this multiple of the learning rate (LoRA+). */
+  loraplusLrRatio?: number;
+  /** PiSSA's settings. */
+  pissaConfig?: PissaConfig;
+  /** The method's own settings, where the others do not name them; those of a method registered from outside. */
   peftConfig?: Readonly<Record<string, unknown>>;
+  /** Linear layers to adapt: names, last parts of names, one expression for whole names, or "all-linear". Default: all. */
+  targetModules?: string | readonly string[];
+  /** Linear layers to leave out, likewise. */
+  excludeModules?: string | readonly string[];
+  /** Numbers of the blocks to adapt. */
+  layersToTransform?: number | readonly number[];
+  /** What stands before a block's number in a name. */
+  layersPattern?: string | readonly string[];
+  /** Ranks of layers whose names end so, or match so. */
+  rankPattern?: Readonly<Record<string, number>>;
+  /** Alphas likewise. */
+  alphaPattern?: Readonly<Record<string, number>>;
   /** Weights whose names contain one of these train along with an adapter. */
   trainParts?: readonly string[];
   /** Fixes data order, held-out split and noise. */
@@ -140,18 +179,24 @@ export type TrainSettings =
   >
   & Pick<TrainOptions, Unset>;
 
-/** Options that may have no value, and what kind of value they have otherwise. */
+/** Options that may have no value, and what kinds of value they have otherwise, with `or` between them. */
 export const UNSET = {
   epochSteps: "number",
   maxSteps: "number",
   vocab: "string",
   saveSteps: "number",
   peftConfig: "object",
+  targetModules: "string or list of texts",
+  excludeModules: "string or list of texts",
+  layersToTransform: "number or list of numbers",
+  layersPattern: "string or list of texts",
+  rankPattern: "object",
+  alphaPattern: "object",
   evalFile: "string",
   evalSteps: "number",
   earlyStop: "number",
   sftField: "list of texts",
-} as const satisfies { [option in keyof TrainOptions]: "number" | "string" | "object" | "list of texts" };
+} as const satisfies { [option in keyof TrainOptions]: string };
 type Unset = keyof typeof UNSET;
 
 /** Options that do not fit each other: one sentence. */
@@ -194,7 +239,11 @@ const DEFAULTS = {
   gradCp: true,
   peft: "bone",
   boneConfig: { bone_mode: "bone", bone_load: "", bone_r: DEFAULT_RANK },
+  batAxis: "in",
   loraConfig: { lora_load: "", lora_r: 8, lora_alpha: 32, lora_dropout: 0 },
+  useRslora: false,
+  loraplusLrRatio: 1,
+  pissaConfig: { pissa_load: "", pissa_init: "", pissa_r: 8, svd_niter: 4 },
   trainParts: ["time", "ln"],
   randomSeed: 42,
   heldOut: 0.05,
@@ -221,11 +270,13 @@ const DEFAULT_PROMPT = "\n";
  * @param freeFolder gives a run folder where none is named
  * @throws OptionError
  */
-export function settle(options: TrainOptions, freeFolder: () => string): TrainSettings {
+export function settle(said: TrainOptions, freeFolder: () => string): TrainSettings {
+  const options = withoutPeftNames(said);
   const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
   const bundled = options.loadModel === undefined;
   const boneConfig = { ...DEFAULTS.boneConfig, ...options.boneConfig };
   const loraConfig = { ...DEFAULTS.loraConfig, ...options.loraConfig };
+  const pissaConfig = { ...DEFAULTS.pissaConfig, ...options.pissaConfig };
   for (const name of ["loadModel", "vocab"] as const) {
     const path = options[name];
     if (path !== undefined) given[name] = localPath(path);
@@ -239,18 +290,21 @@ export function settle(options: TrainOptions, freeFolder: () => string): TrainSe
     ...given,
     boneConfig,
     loraConfig,
+    pissaConfig,
     projDir: options.projDir ?? freeFolder(),
   } as TrainSettings & TrainOptions;
   if (!bundled && options.dataFile === undefined) {
     throw new OptionError("No training text was given for this model: name a file with --data_file");
   }
-  if (loraConfig.lora_dropout) {
+  if (boneConfig.bone_mode !== "bone" && boneConfig.bone_mode !== "bat") {
     throw new OptionError(
-      `lora_dropout in --lora_config must be 0, there is no dropout yet: it is ${loraConfig.lora_dropout}`,
+      `Unknown bone_mode "${boneConfig.bone_mode}" in --bone_config: there are bone and bat`,
     );
   }
-  if (boneConfig.bone_mode !== "bone") {
-    throw new OptionError(`Unknown bone_mode "${boneConfig.bone_mode}" in --bone_config: there is bone`);
+  if (pissaConfig.pissa_init) {
+    throw new OptionError(
+      'pissa_init in --pissa_config must be "": an adapter that was trained here holds what it started from',
+    );
   }
   check(settings);
   checkData(settings);

@@ -41,6 +41,8 @@ export interface ProgramOptions {
   readonly recompute: boolean;
   /** Strength of L2Wrap. */
   readonly l2: number;
+  /** Fixes which inputs adapters drop. */
+  readonly seed: number;
 }
 
 /** The variables by which programs of B·T positions are given a micro-batch. */
@@ -81,6 +83,9 @@ export class Programs {
   /** Gradients of shorter micro-batches. */
   readonly #shorter: { feed: Feed; gradients: Program }[];
   readonly #feed: Feed;
+  /** Changed for every micro-batch, so that each drops other inputs. */
+  readonly #dropoutSeed = new Variable("dropout seed", [1], "i32");
+  readonly #seed: number;
   readonly #settings = new Variable("optimizer settings", [ADAMW_SETTINGS.length]);
   readonly #sum = new Variable("loss so far", [1]);
   readonly #report: { whole: Variable; parts: Variable[] };
@@ -90,6 +95,7 @@ export class Programs {
     const { model, B, T, packed = false, shorter = [] } = options;
     this.#engine = model.engine;
     this.#feed = new Feed(B * T, packed);
+    this.#seed = options.seed;
     this.#report = Variable.pack("report", [{ name: "loss", shape: [1] }, {
       name: "gradient norm",
       shape: [1],
@@ -98,17 +104,24 @@ export class Programs {
     this.gradients = compile(graph, this.#engine);
     this.savedBytes = bytesAfter(this.gradients, loss);
     this.update = compile(this.#updateGraph(options.trainables), this.#engine);
-    this.loss = compile(this.#lossGraph(options, this.#feed).graph, this.#engine);
+    this.loss = compile(this.#lossGraph(options, this.#feed, false).graph, this.#engine);
     this.#shorter = shorter.map((T) => {
       const feed = new Feed(B * T, packed), { graph } = this.#gradientGraph({ ...options, T }, feed);
       return { feed, gradients: compile(graph, this.#engine) };
     });
   }
 
-  #lossGraph({ model, adapter, trainables, T, recompute, l2 }: ProgramOptions, feed: Feed) {
+  #lossGraph(
+    { model, adapter, trainables, T, recompute, l2 }: ProgramOptions,
+    feed: Feed,
+    trains: boolean,
+  ) {
     const graph = new Graph();
-    const variables = trainables.parameters;
-    const wiring = adapter ? wireAdapter(graph, model, { adapter, variables }) : model.wire(graph, variables);
+    const { variables } = trainables;
+    const seed = trains ? graph.use(this.#dropoutSeed) : undefined;
+    const wiring = adapter
+      ? wireAdapter(graph, model, { adapter, variables }, { seed })
+      : model.wire(graph, variables);
     const { hidden } = forwardV7(wiring, graph.use(feed.inputs), {
       T,
       recompute,
@@ -127,7 +140,7 @@ export class Programs {
   }
 
   #gradientGraph(options: ProgramOptions, feed: Feed): { graph: Graph; loss: Tensor } {
-    const { graph, loss } = this.#lossGraph(options, feed);
+    const { graph, loss } = this.#lossGraph(options, feed, true);
     const parameters = [...options.trainables.parameters];
     const gradients = backward(graph, loss, parameters.map(([, variable]) => graph.use(variable)));
     parameters.forEach(([name], i) => {
@@ -167,7 +180,7 @@ export class Programs {
   /** The variables that are not the trainables'. */
   get #variables(): Variable[] {
     const fed = [this.#feed, ...this.#shorter.map(({ feed }) => feed)].flatMap(({ variables }) => variables);
-    return [...fed, this.#settings, this.#sum, this.#report.whole];
+    return [...fed, this.#dropoutSeed, this.#settings, this.#sum, this.#report.whole];
   }
 
   /** Makes the programs ready. */
@@ -186,10 +199,11 @@ export class Programs {
       return { loss: values[0]! / unit, norm: values[this.#report.parts[1]!.within!.byteOffset / 4]! / unit };
     };
     return {
-      accumulate: (batch, total) => {
+      accumulate: (batch, total, index) => {
         const { feed, gradients } = byLength.get(batch.inputs.length)!;
         scale = lossScale(total);
         feed.write(this.#engine, batch, total);
+        this.#engine.write(this.#dropoutSeed, Int32Array.of(Math.imul(this.#seed, 0x9e3779b1) + index));
         gradients.run();
       },
       update: (settings) => {
@@ -222,8 +236,8 @@ export class Programs {
 
 /** Programs that are ready to run. */
 export interface LoadedPrograms extends Disposable {
-  /** Adds the gradients of a micro-batch, as part of a step of `total` counted targets. */
-  accumulate(batch: Batch, total: number): void;
+  /** Adds the gradients of a micro-batch, number `index` of the run, as part of a step of `total` counted targets. */
+  accumulate(batch: Batch, total: number, index: number): void;
   /** Applies the gradients. @returns mean loss and global gradient norm of the step, when they are known */
   update(
     settings: Readonly<Record<Exclude<typeof ADAMW_SETTINGS[number], "gradientScale">, number>>,

@@ -14,7 +14,9 @@ const MAX_MESSAGE = 300;
 function kindOf(value: unknown): string {
   if (value === null) return "null";
   if (!Array.isArray(value)) return typeof value;
-  return value.every((item) => typeof item === "string") ? "list of texts" : "list";
+  const kinds = new Set(value.map((item) => typeof item));
+  if (kinds.size === 1 && kinds.has("number")) return "list of numbers";
+  return kinds.size === 0 || kinds.size === 1 && kinds.has("string") ? "list of texts" : "list";
 }
 
 /**
@@ -44,7 +46,9 @@ export function checkedSettings(
     if (!Object.hasOwn(UNSET, name)) {
       throw unusable(`has the setting ${JSON.stringify(name)}, which is unknown here`);
     }
-    if (kindOf(setting) !== kind) throw unusable(`has a ${kindOf(setting)} as the setting "${name}"`);
+    if (!kind!.split(" or ").includes(kindOf(setting))) {
+      throw unusable(`has a ${kindOf(setting)} as the setting "${name}"`);
+    }
   }
   try {
     return settle(given as TrainOptions, () => "");

@@ -10,6 +10,7 @@ import type { JsonValue } from "../formats/json.ts";
 import { readJsonFile } from "../formats/json_file.ts";
 import { removeLeftovers } from "./checkpoint.ts";
 import { flag, OptionError, type TrainOptions, type TrainSettings } from "./options.ts";
+import { withoutPeftNames } from "./peft_names.ts";
 import { requireInside } from "./run_boundary.ts";
 import { checkedSettings } from "./run_config.ts";
 import { LOCK_FILE, RunLock } from "./run_lock.ts";
@@ -108,13 +109,14 @@ function readConfig(path: string): { [key: string]: JsonValue } {
 /** Settings with absolute paths, so that a run can be resumed and merged from any folder. */
 export function placed(settings: TrainSettings): TrainSettings {
   const absolute = (path: string) => path && resolve(path);
-  const { loadModel, dataFile, evalFile, boneConfig, loraConfig, vocab } = settings;
+  const { loadModel, dataFile, evalFile, boneConfig, loraConfig, pissaConfig, vocab } = settings;
   return {
     ...settings,
     loadModel: absolute(loadModel),
     dataFile: absolute(dataFile),
     boneConfig: { ...boneConfig, bone_load: absolute(boneConfig.bone_load ?? "") },
     loraConfig: { ...loraConfig, lora_load: absolute(loraConfig.lora_load ?? "") },
+    pissaConfig: { ...pissaConfig, pissa_load: absolute(pissaConfig.pissa_load ?? "") },
     ...(vocab === undefined ? {} : { vocab: absolute(vocab) }),
     ...(evalFile === undefined ? {} : { evalFile: absolute(evalFile) }),
   };
@@ -124,7 +126,8 @@ export function placed(settings: TrainSettings): TrainSettings {
 const CHANGEABLE = ["maxSteps", "engine", "earlyStop", "keep", "saveSteps", "epochSave"] as const;
 
 /** A resumed run's settings: its own, with the few that may change. */
-export function resumedSettings(settings: TrainSettings, options: TrainOptions): TrainSettings {
+export function resumedSettings(settings: TrainSettings, said: TrainOptions): TrainSettings {
+  const options = withoutPeftNames({ peft: settings.peft, ...said });
   const free: (keyof TrainOptions)[] = ["resume", "projDir", "force", ...CHANGEABLE];
   const same = (a: unknown, b: unknown) => JSON.stringify(a) === JSON.stringify(b);
   for (const [name, value] of Object.entries(options)) {

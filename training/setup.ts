@@ -4,7 +4,6 @@
  * @module
  */
 import { Adapter, checkBase } from "../adapters/adapter.ts";
-import { adapterMethod } from "../adapters/registry.ts";
 import { chooseEngine } from "../kernels/engines/choose.ts";
 import { Model } from "../rwkv/model.ts";
 import { readText, type Text } from "./data/text.ts";
@@ -25,8 +24,7 @@ export async function setUp(
   { onMessage, onPhase }: TrainListeners,
 ): Promise<Setup> {
   using held = new DisposableStack();
-  const method = settings.peft === "none" ? undefined : adapterMethod(settings.peft);
-  const start = startingTensors(settings, method);
+  const start = startingTensors(settings);
   const { engine, reason } = await chooseEngine(settings.engine);
   held.defer(() => engine.dispose());
   onMessage?.(reason);
@@ -37,7 +35,7 @@ export async function setUp(
     Model.load(settings.loadModel, engine, { elsewhere: (name) => start.tensors.tensors.has(name) }),
   );
   if (start.tensors instanceof Adapter) checkBase(start.tensors, model.fingerprint, settings.loadModel);
-  const learner = new Learner(model, method, start, settings, text.promptFormat, text.batches.shorter);
+  const learner = new Learner(model, start, settings, text.promptFormat, text.batches.shorter);
   onMessage?.(learner.describe());
   const kept = held.move();
   return { learner, text, [Symbol.dispose]: () => kept.dispose() };

@@ -3,14 +3,21 @@
  *
  * @module
  */
-import { Adapter, checkFits, newAdapter, weightsNamed } from "../adapters/adapter.ts";
+import {
+  Adapter,
+  baseWeight,
+  checkFits,
+  newAdapter,
+  weightsNamed,
+  withDerived,
+} from "../adapters/adapter.ts";
 import { loadAdapter } from "../adapters/file.ts";
-import type { AdapterMethod, Settings } from "../adapters/method.ts";
 import { openTensorFile } from "../formats/tensor_file.ts";
 import type { ModelConfig } from "../rwkv/config.ts";
 import { readModelConfig } from "../rwkv/model.ts";
 import { random } from "./data/random.ts";
-import type { TrainSettings } from "./options.ts";
+import { chooseMethod, chosenTargets } from "./methods.ts";
+import { OptionError, type TrainSettings } from "./options.ts";
 
 /** A model's sizes and what of it, or beside it, trains. */
 export interface Start {
@@ -21,40 +28,32 @@ export interface Start {
 
 /**
  * Reads sizes and makes the tensors that will train.
- * @param method undefined where every weight trains
  * @throws in one sentence where settings and model do not fit
  */
-export function startingTensors(settings: TrainSettings, method: AdapterMethod | undefined): Start {
+export function startingTensors(settings: TrainSettings): Start {
   using file = openTensorFile(settings.loadModel);
-  const config = readModelConfig(file);
-  const hostTensor = (name: string) =>
-    [name, { shape: file.tensors.get(name)!.shape, data: file.readFloat32(name) }] as const;
-  if (!method) {
+  const config = readModelConfig(file), choice = chooseMethod(settings);
+  const hostTensor = (name: string) => [name, baseWeight(name, config, file)] as const;
+  if (!choice) {
     return { config, tensors: { tensors: new Map(weightsNamed(config, [""]).map(hostTensor)) } };
   }
-  const { load, given } = methodSettings(settings);
-  if (load) {
-    const adapter = loadAdapter(load, { loraAlpha: settings.loraConfig.lora_alpha! });
-    checkFits(adapter, config);
-    const others = weightsNamed(config, settings.trainParts).filter((name) => !adapter.tensors.has(name)).map(
-      hostTensor,
-    );
-    return { config, tensors: adapter.withTensors(new Map([...adapter.tensors, ...others])) };
+  const { method, load, hints } = choice, targets = chosenTargets(settings);
+  const { trainParts, rankPattern, alphaPattern, randomSeed } = settings;
+  if (!load) {
+    const noise = random(randomSeed, "adapter");
+    const options = { settings: choice.settings, trainParts, noise, targets, rankPattern, alphaPattern };
+    return { config, tensors: newAdapter({ config, file, fingerprint: "" }, method, options) };
   }
-  const tensors = newAdapter({ config, file, fingerprint: "" }, method, {
-    settings: given,
-    trainParts: settings.trainParts,
-    noise: random(settings.randomSeed, "adapter"),
-  });
-  return { config, tensors };
-}
-
-/** A method's own settings, and the adapter to go on from. */
-function methodSettings(
-  { peft, boneConfig, loraConfig, peftConfig }: TrainSettings,
-): { load?: string; given: Settings } {
-  const load = (path: string | undefined) => path ? { load: path } : {};
-  if (peft === "bone") return { ...load(boneConfig.bone_load), given: { r: boneConfig.bone_r } };
-  if (peft !== "lora") return { given: peftConfig ?? {} };
-  return { ...load(loraConfig.lora_load), given: { r: loraConfig.lora_r, alpha: loraConfig.lora_alpha } };
+  const adapter = loadAdapter(load, { ...hints, targets });
+  if (adapter.method !== method) {
+    throw new OptionError(
+      `Cannot go on from ${load}: it is a ${adapter.method.name} adapter, and ${method.name} is to be trained: use --peft ${adapter.method.name}`,
+    );
+  }
+  checkFits(adapter, config);
+  const others = weightsNamed(config, trainParts).filter((name) => !adapter.tensors.has(name)).map(
+    hostTensor,
+  );
+  const whole = withDerived(adapter, config, file);
+  return { config, tensors: whole.withTensors(new Map([...whole.tensors, ...others])) };
 }

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Adapter } from "../adapters/adapter.ts";
+import { Adapter } from "../adapters/adapter.ts";
 import { adapterShape } from "../adapters/wiring.ts";
 import type { Engine } from "../kernels/engine.ts";
 import { Variable } from "../kernels/graph.ts";
@@ -31,6 +31,7 @@ interface Trainable {
 export class Trainables {
   readonly groups: AdamWGroup[] = [];
   readonly #tensors = new Map<string, Trainable>();
+  readonly #frozen = new Map<string, Variable>();
   readonly #wholes: Variable[] = [];
 
   /**
@@ -44,11 +45,19 @@ export class Trainables {
     options: { layerwise: boolean },
   ) {
     const groups = new Map<string, { rate: number; decay: number; names: string[][]; bytes: number }>();
+    const parameters = adapter instanceof Adapter ? adapter.parametersOn(config) : undefined;
     for (const [name, { shape, data }] of adapter.tensors) {
-      const rate = options.layerwise && name.endsWith("att.w0") ? 2 : 1;
-      // Norms, mixes and the low-rank pairs are never decayed: matrices named .weight and an adapter's own are.
+      const { rate: own = 1, frozen = false } = parameters?.get(name) ?? {};
+      if (frozen) {
+        const variable = new Variable(name, adapterShape(name, shape, config));
+        this.engine.allocate(variable, data);
+        this.#frozen.set(name, variable);
+        continue;
+      }
+      const rate = options.layerwise && name.endsWith("att.w0") ? 2 * own : own;
+      // Norms, mixes, initial states and the low-rank pairs are never decayed: matrices named .weight and an adapter's own are.
       const matrix = shape.filter((extent) => extent > 1).length >= 2;
-      const decay = matrix && !/\.att\.([wavg][12]|r_k)$/.test(name) ? 1 : 0;
+      const decay = matrix && !/\.att\.([wavg][12]|r_k|time_state)$/.test(name) ? 1 : 0;
       const key = `${rate} ${decay}`;
       const group = groups.get(key) ?? { rate, decay, names: [], bytes: Infinity };
       groups.set(key, group);
@@ -101,6 +110,11 @@ export class Trainables {
     return new Map(this.#tensors.values().map(({ name, p }) => [name, p]));
   }
 
+  /** Variables of all tensors that were given, those that an adapter holds without training them included. */
+  get variables(): Map<string, Variable> {
+    return new Map([...this.#frozen, ...this.parameters]);
+  }
+
   /** Shapes of the parameters by name, as in files. */
   get shapes(): Map<string, readonly number[]> {
     return new Map(this.#tensors.values().map(({ name, shape }) => [name, shape]));
@@ -134,7 +148,7 @@ export class Trainables {
 
   /** Releases the engine's memory. */
   dispose(): void {
-    this.#wholes.forEach((whole) => this.engine.free(whole));
+    for (const variable of [...this.#wholes, ...this.#frozen.values()]) this.engine.free(variable);
   }
 }
 

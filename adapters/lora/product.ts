@@ -17,10 +17,13 @@ export function plusProduct(
   products: readonly ScaledProduct[],
 ): Float32Array {
   const result = new Float32Array(weight.length), row = new Float64Array(site.in);
+  const ranks = Math.max(...products.map(({ r }) => r));
   for (let o = 0; o < site.out; o++) {
     row.fill(0);
-    for (const { A, B, r, scale } of products) {
-      for (let k = 0; k < r; k++) {
+    // Rank by rank, so that products which cancel do so exactly.
+    for (let k = 0; k < ranks; k++) {
+      for (const { A, B, r, scale } of products) {
+        if (k >= r) continue;
         const b = scale * B[o * r + k]!;
         for (let i = 0; i < site.in; i++) row[i]! += b * A[k * site.in + i]!;
       }

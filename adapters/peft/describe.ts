@@ -62,7 +62,7 @@ function divided(adapter: Adapter) {
   return { sites, others };
 }
 
-const AT_SITE = /^(bone|bat|lora_|init_lora_)/;
+const AT_SITE = /^(bone|bat|lora_|init_lora_|weight_norm$)/;
 
 function asMiss(adapter: Adapter, type: "MISS" | "BONE"): Described {
   const { settings, overrides, method } = adapter;
@@ -110,7 +110,8 @@ function asLora(adapter: Adapter, dora: boolean): Described {
   return {
     others,
     atSites: [...sites].flatMap(([site, tensors]) =>
-      [...tensors].map(([name, tensor]) => ({
+      // DoRA's lengths of the base weight's rows are no tensor of PEFT's, which works them out anew.
+      [...tensors].filter(([name]) => name.startsWith("lora_")).map(([name, tensor]) => ({
         site,
         key: name.startsWith("lora_magnitude") ? name : `${name}.weight`,
         tensor,

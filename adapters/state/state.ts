@@ -22,5 +22,9 @@ export const state: AdapterMethod<Settings> = {
   forward: ({ x, base }) => base(x),
   merge: ({ weight }) => weight,
   recognise: (_, __, { site, names }) =>
-    site === undefined && names.some((name) => /^blocks\.\d+\.att\.time_state$/.test(name)) ? {} : undefined,
+    site === undefined && names.some((name) => /^blocks\.\d+\.att\.time_state$/.test(name)) &&
+      // A whole model may hold states as well.
+      !names.includes("blocks.0.att.key.weight")
+      ? {}
+      : undefined,
 };
