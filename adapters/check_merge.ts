@@ -7,6 +7,8 @@
  *
  * @module
  */
+import { toFloat32 } from "../formats/dtype.ts";
+import { release } from "../formats/memory.ts";
 import { openTensorFile, type TensorFile } from "../formats/tensor_file.ts";
 import type { Engine, Executable } from "../kernels/engine.ts";
 import { Graph, Variable } from "../kernels/graph.ts";
@@ -127,30 +129,34 @@ export async function compareLayers(
   merged: TensorFile,
   engine: Engine,
 ): Promise<MergeCheck> {
-  const comparison = new Comparison(), layers = new Map<string, ProbedLayer>();
-  const fit = fitTo(adapter, base);
-  try {
-    for (const [name, place] of fit.sites) {
-      const { site } = place, key = JSON.stringify([site.in, site.out, adapter.settingsAt(site.name)]);
-      const layer = layers.get(key) ?? await ProbedLayer.load(adapter, site, engine);
-      layers.set(key, layer);
-      const { adapted, plain } = await layer.outputs(
-        site,
-        weightAt(base, name, place),
-        weightAt(merged, name, place),
-      );
-      comparison.add(plain, adapted);
+  const comparison = new Comparison(), fit = fitTo(adapter, base);
+  // Layers of one shape share a program, and one program is there at a time.
+  const alike = Map.groupBy(
+    fit.sites,
+    ([, { site }]) => JSON.stringify([site.in, site.out, adapter.settingsAt(site.name)]),
+  );
+  for (const places of alike.values()) {
+    const layer = await ProbedLayer.load(adapter, places[0]![1].site, engine);
+    try {
+      for (const [name, place] of places) {
+        const before = weightAt(base, name, place), after = weightAt(merged, name, place);
+        const { adapted, plain } = await layer.outputs(place.site, before, after);
+        release(before, after);
+        comparison.add(plain, adapted);
+      }
+    } finally {
+      layer.dispose();
     }
-  } finally {
-    layers.forEach((layer) => layer.dispose());
   }
   return comparison.result("layers", boundOf(merged, fit.sites.keys()));
 }
 
 /** The weight of a layer, [out, in] as the adapter sees it. */
-function weightAt(file: TensorFile, name: string, { turned }: Place<unknown>): Float32Array {
-  const data = file.readFloat32(name);
-  return turned ? transposed({ shape: file.tensors.get(name)!.shape, data }).data : data;
+function weightAt(file: TensorFile, name: string, { turned }: Place<unknown>): Float32Array<ArrayBuffer> {
+  const bytes = file.readBytes(name), { dtype, shape } = file.tensors.get(name)!;
+  const data = toFloat32(bytes, dtype);
+  release(bytes);
+  return turned ? transposed({ shape, data }).data : data;
 }
 
 /** A program that gives a layer's outputs for noise, twice: with the adapter on one weight, and plainly with another. */

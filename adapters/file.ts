@@ -3,12 +3,12 @@
  *
  * @module
  */
-import { type DType, toFloat32 } from "../formats/dtype.ts";
-import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
+import { writeTensorFile } from "../formats/tensor_file.ts";
 import { Adapter, AdapterError, type HostTensor } from "./adapter.ts";
 import type { AdapterHints, AdapterMethod, Settings } from "./method.ts";
 import { loadPeft, peftFolder } from "./peft/read.ts";
 import { adapterMethod, adapterMethods } from "./registry.ts";
+import { modernise, readTensors } from "./rwkv_peft.ts";
 import type { Targets } from "./targets.ts";
 
 /** Version of the description that saved adapters carry. */
@@ -38,9 +38,6 @@ export function saveAdapter(adapter: Adapter, path: string, options: { force?: b
   });
 }
 
-/** Element types of an adapter's tensors. */
-const ADAPTER_DTYPES: readonly DType[] = ["F32", "F16", "BF16", "F64"];
-
 /**
  * Loads an adapter from a `.pth` or safetensors file with keys `<site>.<tensor>`, or from a PEFT directory.
  * The method and its settings come from the description in the file, or else from the names and shapes.
@@ -49,20 +46,10 @@ const ADAPTER_DTYPES: readonly DType[] = ["F32", "F16", "BF16", "F64"];
 export function loadAdapter(path: string, hints: AdapterHints = {}): Adapter {
   const folder = peftFolder(path);
   if (folder !== undefined) return loadPeft(folder);
-  using file = openTensorFile(path);
-  const tensors = new Map<string, HostTensor>();
-  for (const { name, dtype, shape } of file.tensors.values()) {
-    // "disha" is what RWKV-PEFT called the same tensor from February to October 2025.
-    const known = name.replace(/\.disha$/, ".bone");
-    if (!ADAPTER_DTYPES.includes(dtype)) {
-      throw new AdapterError(
-        `Cannot load ${path}: tensor "${name}" is ${dtype}, and an adapter's are F32, F16 or BF16`,
-      );
-    }
-    tensors.set(known, { shape, data: toFloat32(file.readBytes(name), dtype) });
-  }
-  const { method, settings, base, overrides, targets = hints.targets, promptFormat } =
-    described(file.metadata.get("wishbone"), path) ?? recognised(tensors, path, hints);
+  const { tensors, metadata } = readTensors(path);
+  const known = described(metadata.get("wishbone"), path);
+  const { method, settings, base, overrides, targets = hints.targets, promptFormat } = known ??
+    recognised(tensors, path, modernise(tensors, path, hints));
   return new Adapter(method, settings, tensors, base, overrides, targets, promptFormat);
 }
 
@@ -107,7 +94,7 @@ function described(text: string | undefined, path: string): Description | undefi
 
 /** A site and a tensor at it that is not the site's own weight; `__proto__` would be no entry but a prototype. */
 const SITE_TENSOR =
-  /^(blocks\.\d+\.(?:att|ffn)\.(?:receptance|key|value|output))\.(?!weight$|bias$|__proto__$)(.+)$/;
+  /^(blocks\.\d+\.(?:att|ffn)\.(?:receptance|key|value|output|gate))\.(?!weight$|bias$|__proto__$)(.+)$/;
 
 /** A method with its settings, as a description names them. */
 function configured(

@@ -9,10 +9,12 @@ import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { type DType, fromFloat32, toFloat32 } from "../formats/dtype.ts";
 import { divideIntoShards, type PendingModel, prepareFile, prepareShards } from "../formats/pending.ts";
+import { release, releasing } from "../formats/memory.ts";
 import type { TensorFile, TensorFormat, TensorInfo } from "../formats/tensor_file.ts";
 import { PROMPT_FORMAT } from "../rwkv/prompt_format.ts";
 import { type Adapter, AdapterError } from "./adapter.ts";
-import { type Fit, fitTo, isInitialState } from "./fit.ts";
+import { type Fit, fitTo, isInitialState, type Place } from "./fit.ts";
+import type { Site } from "./method.ts";
 import { mergedWeight, unmergedWeight } from "./merge.ts";
 import { transposed } from "./transpose.ts";
 
@@ -193,43 +195,66 @@ class MergedContent {
     return [...this.#left].filter((name) => !this.unmerge || !isInitialState(name));
   }
 
-  of({ name: fullName, dtype }: TensorInfo): Uint8Array | Iterable<Uint8Array> {
+  /** The bytes of a tensor in pieces; each is gone when the next is asked for. */
+  of(info: TensorInfo): Iterable<Uint8Array<ArrayBuffer>> {
+    return releasing(this.#pieces(info));
+  }
+
+  *#pieces({ name: fullName, dtype }: TensorInfo): Generator<Uint8Array<ArrayBuffer>> {
     const name = fullName.slice(this.base.prefix.length);
-    const { base, adapter, fit } = this, info = base.tensors.get(name);
-    if (!info) return narrowed(this.#take(name).data, dtype, name);
+    const { base, fit } = this, info = base.tensors.get(name);
     const replaced = fit.replaced.get(name), place = fit.sites.get(name);
-    if (!replaced && !place) {
-      return info.dtype === dtype ? base.readPieces(name) : this.#convertedPieces(info, dtype);
+    if (!info) yield narrowed(this.#take(name).data, dtype, name);
+    else if (replaced || place) yield* this.#changed(info, dtype, replaced, place);
+    else if (info.dtype === dtype) yield* base.readPieces(name);
+    else {
+      for (const piece of base.readPieces(name)) {
+        const wide = toFloat32(piece, info.dtype);
+        release(piece);
+        yield narrowed(wide, dtype, name);
+        release(wide);
+      }
     }
+  }
+
+  *#changed(
+    { name, dtype: from, shape }: TensorInfo,
+    dtype: DType,
+    replaced: Place<{ name: string }> | undefined,
+    place: Place<{ site: Site }> | undefined,
+  ): Generator<Uint8Array<ArrayBuffer>> {
+    const owned: Float32Array<ArrayBuffer>[] = [];
+    const own = (data: Float32Array) => (owned.push(data as Float32Array<ArrayBuffer>), data);
     let weight: Float32Array;
     if (replaced) {
       const tensor = this.#take(replaced.name);
-      weight = replaced.turned ? transposed(tensor).data : tensor.data;
-    } else weight = base.readFloat32(name);
-    if (place) {
-      const { site, turned } = place;
-      const inside = turned ? transposed({ shape: info.shape, data: weight }).data : weight;
-      const result = (this.unmerge ? unmergedWeight : mergedWeight)(adapter, site, inside);
-      for (const tensor of Object.keys(adapter.method.parameters(site, adapter.settingsAt(site.name)))) {
-        this.#take(`${site.name}.${tensor}`);
-      }
-      weight = turned ? transposed({ shape: [site.out, site.in], data: result }).data : result;
+      weight = replaced.turned ? own(transposed(tensor).data) : tensor.data;
+    } else {
+      const bytes = this.base.readBytes(name);
+      weight = own(toFloat32(bytes, from));
+      release(bytes);
     }
-    return narrowed(weight, dtype, name);
+    if (place) {
+      const { site, turned } = place, { adapter } = this;
+      const inside = turned ? own(transposed({ shape, data: weight }).data) : weight;
+      weight = (this.unmerge ? unmergedWeight : mergedWeight)(adapter, site, inside);
+      if (weight !== inside) own(weight);
+      for (const tensor of Object.keys(adapter.parametersAt(site))) this.#take(`${site.name}.${tensor}`);
+      if (turned) weight = own(transposed({ shape: [site.out, site.in], data: weight }).data);
+    }
+    const result = narrowed(weight, dtype, name);
+    release(...owned);
+    yield result;
   }
 
   #take(name: string) {
     if (!this.#left.delete(name)) throw new AdapterError(`The adapter's "${name}" would be used twice`);
     return this.adapter.tensors.get(name)!;
   }
-
-  *#convertedPieces({ name, dtype: from }: TensorInfo, to: DType): Generator<Uint8Array> {
-    for (const piece of this.base.readPieces(name)) yield narrowed(toFloat32(piece, from), to, name);
-  }
 }
 
 /** Rounds to a dtype. @throws AdapterError where a number is too large for F16 */
-function narrowed(values: Float32Array, dtype: DType, name: string): Uint8Array {
+function narrowed(values: Float32Array, dtype: DType, name: string): Uint8Array<ArrayBuffer> {
   if (dtype === "F16") {
     const large = values.find((x) => Math.abs(x) > F16_MAX && Number.isFinite(x));
     if (large !== undefined) {

@@ -131,6 +131,8 @@ export interface AdapterMethod<S extends Settings = Settings> {
 export interface AdapterHints {
   /** Alpha of a LoRA whose file does not hold it. */
   readonly loraAlpha?: number;
+  /** The file of a PiSSA's first tensors, `init_pissa.pth`. */
+  readonly loraInit?: string;
   /** Whether the blocks of a BAT are chosen by input block (RWKV-PEFT's) or by output block (PEFT's). */
   readonly batAxis?: "in" | "out";
   /** The linear layers that the adapter sits on, where its file does not say and it lacks some. */

@@ -6,7 +6,7 @@
 import type { HostTensor } from "./adapter.ts";
 
 /** [rows, columns] → [columns, rows]. @throws RangeError for a tensor that is no matrix */
-export function transposed({ shape, data }: HostTensor): HostTensor {
+export function transposed({ shape, data }: HostTensor): HostTensor & { data: Float32Array<ArrayBuffer> } {
   const [rows, columns, ...others] = shape;
   if (columns === undefined || others.length) {
     throw new RangeError(`Cannot transpose a tensor of shape [${shape}]`);

@@ -5,6 +5,7 @@
  */
 import { createHash, type Hash } from "node:crypto";
 import { type DType, toFloat32 } from "../formats/dtype.ts";
+import { releasing } from "../formats/memory.ts";
 import { openTensorFile, type TensorFile, type TensorInfo } from "../formats/tensor_file.ts";
 import type { Engine } from "../kernels/engine.ts";
 import { bytesOf, type Graph, type StorageType, type Tensor, Variable } from "../kernels/graph.ts";
@@ -51,7 +52,7 @@ export class Model {
       const hash = createHash("sha256");
       names.forEach((name, i) => {
         const info = file.tensors.get(name)!, bytes = file.readBytes(name);
-        addToHash(hash, info, bytes);
+        addToHash(hash, info, [bytes]);
         if (!options.elsewhere?.(name)) model!.#loadWeight(info, bytes);
         options.onTensor?.(i + 1, names.length);
       });
@@ -205,16 +206,16 @@ export function readModelConfig(file: TensorFile): ModelConfig {
 }
 
 /** Adds a tensor to a hash that tells base models apart. */
-function addToHash(hash: Hash, { name, dtype, shape }: TensorInfo, bytes: Uint8Array): void {
+function addToHash(hash: Hash, { name, dtype, shape }: TensorInfo, pieces: Iterable<Uint8Array>): void {
   hash.update(`${name} ${dtype} [${shape}]\n`);
-  hash.update(bytes);
+  for (const bytes of pieces) hash.update(bytes);
 }
 
 /** SHA-256 over names, dtypes, shapes and content of a model's weights in the official order, in hexadecimal. */
 export function fingerprint(file: TensorFile): string {
   const hash = createHash("sha256");
   for (const name of weightShapes(readModelConfig(file)).keys()) {
-    addToHash(hash, file.tensors.get(name)!, file.readBytes(name));
+    addToHash(hash, file.tensors.get(name)!, releasing(file.readPieces(name)));
   }
   return hash.digest("hex");
 }

@@ -1,0 +1,154 @@
+/**
+ * The `.pth` adapters of RWKV-PEFT and its forerunners: tensors under `<site>.<name>`, in the dtype of the model, and nothing that says
+ * what they are.
+ *
+ *     2024-08            .gbmm, later .bone [out, R]          the blocks of BAT by output block, one below the other
+ *     2024-09 to 11      .bone [in/R, R, R]                    BAT by input block
+ *     2024-11 to 2025-02 .bone [R, out], [in/R, R, R]          Bone, and BAT by input block
+ *     2025-02 to 10      .disha                                the same two under another name
+ *     all of the time    .lora_A [R, in], .lora_B [out, R]     LoRA, or PiSSA with init_pissa.pth (.init_lora_A, .init_lora_B)
+ *                        .time_state [H, N, N]                 state tuning
+ *
+ * Since then RWKV-PEFT writes PEFT directories. With the default `train_parts` the weights that trained along are in the file too.
+ *
+ * @module
+ */
+import { existsSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { type DType, fromFloat32, toFloat32 } from "../formats/dtype.ts";
+import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
+import { type Adapter, AdapterError, type HostTensor } from "./adapter.ts";
+import type { AdapterHints } from "./method.ts";
+
+/** Tensors by name. */
+type Tensors = Map<string, HostTensor>;
+
+/** Element types of an adapter's tensors. */
+const ADAPTER_DTYPES: readonly DType[] = ["F32", "F16", "BF16", "F64"];
+
+/** Reads every tensor of a file under the names of today. @throws FormatError, AdapterError */
+export function readTensors(path: string): { tensors: Tensors; metadata: ReadonlyMap<string, string> } {
+  using file = openTensorFile(path);
+  const tensors: Tensors = new Map();
+  for (const { name, dtype, shape } of file.tensors.values()) {
+    const known = name.replace(/\.(disha|gbmm)$/, ".bone");
+    if (tensors.has(known)) throw new AdapterError(`Cannot load ${path}: two of its tensors mean "${known}"`);
+    if (!ADAPTER_DTYPES.includes(dtype)) {
+      throw new AdapterError(
+        `Cannot load ${path}: tensor "${name}" is ${dtype}, and an adapter's are F32, F16 or BF16`,
+      );
+    }
+    tensors.set(known, { shape, data: toFloat32(file.readBytes(name), dtype) });
+  }
+  return { tensors, metadata: file.metadata };
+}
+
+/**
+ * Brings a file without a description into the form that methods know.
+ * @param tensors changed in place
+ * @returns the hints, with what the file shows
+ * @throws AdapterError where a hint is missing
+ */
+export function modernise(tensors: Tensors, path: string, hints: AdapterHints): AdapterHints {
+  const hasLora = [...tensors.keys()].some((name) => name.endsWith(".lora_A"));
+  const hasInit = [...tensors.keys()].some((name) => name.endsWith(".init_lora_A"));
+  if (hasLora && !hasInit) addInitial(tensors, path, hints);
+  return flattenedBlocks(tensors) ? { ...hints, batAxis: "out" } : hints;
+}
+
+/** PiSSA's first A and B, from their own file. */
+function addInitial(tensors: Tensors, path: string, { loraInit, loraAlpha }: AdapterHints): void {
+  if (loraInit === undefined) {
+    const beside = join(dirname(path), "init_pissa.pth");
+    if (loraAlpha === undefined && existsSync(beside)) {
+      throw new AdapterError(
+        `Cannot load ${path}: it may be a PiSSA, as ${beside} lies beside it; name that with --lora_init, ` +
+          "or the alpha with --lora_alpha if it is a LoRA",
+      );
+    }
+    return;
+  }
+  const { tensors: initial } = readTensors(loraInit);
+  const foreign = [...initial.keys()].filter((name) =>
+    !/\.init_lora_[AB]$/.test(name) || !tensors.has(name.replace(".init_lora_", ".lora_"))
+  );
+  if (!initial.size || foreign.length) {
+    throw new AdapterError(
+      `Cannot load ${loraInit}: ${
+        foreign.length ? `"${foreign[0]}" belongs to no tensor of ${path}` : "it holds no tensor"
+      }, so it is not the start of that PiSSA`,
+    );
+  }
+  initial.forEach((tensor, name) => tensors.set(name, tensor));
+}
+
+/**
+ * Takes blocks that lie one below the other, [out, R], apart to [out/R, R, R]. Bone's [R, out] looks alike, but there the number that
+ * all layers share is the first.
+ * @returns whether they lay so
+ */
+function flattenedBlocks(tensors: Tensors): boolean {
+  const found = [...tensors].filter(([name]) => name.endsWith(".bone"));
+  if (!found.length || found.some(([, { shape }]) => shape.length !== 2)) return false;
+  const firsts = new Set(found.map(([, { shape }]) => shape[0]!)),
+    seconds = new Set(found.map(([, { shape }]) => shape[1]!));
+  const [r] = seconds as Iterable<number> as [number];
+  if (seconds.size !== 1 || firsts.size < 2 || [...firsts].some((out) => out % r)) return false;
+  for (const [name, { shape, data }] of found) tensors.set(name, { shape: [shape[0]! / r, r, r], data });
+  return true;
+}
+
+/** How an adapter is written for RWKV-PEFT. */
+export interface SaveRwkvPeftOptions {
+  /** What Bone's and BAT's tensors are called: `disha` since February 2025 (default), `bone` before. */
+  readonly era?: "bone" | "disha" | undefined;
+  /** Element type, which should be the base model's, as its merge script adds them as they are. Default: BF16. */
+  readonly dtype?: "F32" | "F16" | "BF16" | undefined;
+  /** Replace existing files. */
+  readonly force?: boolean | undefined;
+}
+
+/**
+ * Writes an adapter as RWKV-PEFT's own `.pth`; a PiSSA's first tensors go to `init_pissa.pth` beside it.
+ * @returns the paths, and the alpha to merge a LoRA with, which the file cannot say
+ * @throws AdapterError where RWKV-PEFT has no such adapter
+ */
+export function saveRwkvPeft(
+  adapter: Adapter,
+  path: string,
+  { era = "disha", dtype = "BF16", force }: SaveRwkvPeftOptions = {},
+): { readonly paths: readonly string[]; readonly loraAlpha?: number } {
+  const { method, settings, overrides, tensors } = adapter;
+  const refuse = (why: string) => new AdapterError(`Cannot write this adapter for RWKV-PEFT: ${why}`);
+  if (!["bone", "bat", "lora", "pissa", "state"].includes(method.name)) {
+    throw refuse(`it has no ${method.name}`);
+  }
+  if (settings.axis === "out") throw refuse("its BAT is by input block, and this one is by output block");
+  if (settings.mini_r !== undefined || settings.shards !== undefined) {
+    throw refuse("its Bone has shards of columns as high as the weight, and no others");
+  }
+  if (overrides.size && method.name === "lora") {
+    throw refuse(`it merges all layers with one scale, and ${[...overrides.keys()][0]} has another`);
+  }
+  const written = new Map([...tensors].map(([name, tensor]) => [name.replace(/\.bone$/, `.${era}`), tensor]));
+  const initial = new Map([...written].filter(([name]) => /\.init_lora_[AB]$/.test(name)));
+  initial.forEach((_, name) => written.delete(name));
+  const paths = [path];
+  writeTensors(path, written, dtype, force);
+  if (initial.size) {
+    paths.push(join(dirname(path), "init_pissa.pth"));
+    writeTensors(paths[1]!, initial, dtype, force);
+  }
+  if (method.name !== "lora") return { paths };
+  const { r, alpha, rslora } = settings as { r: number; alpha: number; rslora: boolean };
+  return { paths, loraAlpha: rslora ? alpha * Math.sqrt(r) : alpha };
+}
+
+function writeTensors(path: string, tensors: Tensors, dtype: DType, force: boolean | undefined): void {
+  writeTensorFile(path, {
+    format: "pth",
+    tensors: [...tensors].map(([name, { shape }]) => ({ name, shape, dtype })),
+    read: ({ name }) => fromFloat32(tensors.get(name)!.data, dtype),
+    force,
+  });
+}
