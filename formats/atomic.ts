@@ -46,14 +46,25 @@ export function writeFileAtomic(
     Deno.renameSync(temporary, path);
   } catch (error) {
     removeIfPresent(temporary);
-    if (error instanceof Error && "code" in error && error.code === "ENOSPC") {
-      throw new Error(`Cannot write "${path}": the disk is full, free some space or choose another folder`, {
-        cause: error,
-      });
-    }
-    throw error;
+    throw writeError(path, error);
   }
   syncFolder(folder);
+}
+
+/** What the system may say of a file that cannot be written, and what to do about it. */
+const REASONS: Readonly<Record<string, string>> = {
+  ENOSPC: "the disk is full, free some space or choose another folder",
+  EDQUOT: "there is no space left for this user, free some or choose another folder",
+  EFBIG: "files may not grow as large here, choose another folder",
+  EROFS: "its folder is read-only, choose another",
+  EIO: "the disk fails, choose another folder and check the disk",
+};
+
+/** The error of a write: a sentence where the system refuses it, otherwise the error itself. */
+export function writeError(path: string, error: unknown): unknown {
+  const code = error instanceof Error && "code" in error ? `${error.code}` : "";
+  if (!Object.hasOwn(REASONS, code)) return error;
+  return new Error(`Cannot write "${path}": ${REASONS[code]}`, { cause: error });
 }
 
 function createFile(temporary: string, path: string): Deno.FsFile {

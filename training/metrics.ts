@@ -6,7 +6,7 @@
  */
 
 import { dirname, join } from "node:path";
-import { writeFileAtomic } from "../formats/atomic.ts";
+import { writeError, writeFileAtomic } from "../formats/atomic.ts";
 import { writeFully } from "../formats/random_access_file.ts";
 import { EventFile } from "./tensorboard.ts";
 
@@ -30,6 +30,7 @@ export class Metrics implements Disposable {
   /** The lines that were there before. */
   readonly kept: readonly MetricsLine[];
   readonly #written: MetricsLine[] = [];
+  readonly #path: string;
   readonly #file: Deno.FsFile;
   readonly #events: EventFile;
   readonly #encoder = new TextEncoder();
@@ -40,6 +41,7 @@ export class Metrics implements Disposable {
    * @param resumeAt lines of later steps are taken out, as the run will write them again
    */
   constructor(path: string, resumeAt: number) {
+    this.#path = path;
     let kept: string[] = [];
     try {
       kept = Deno.readTextFileSync(path).split("\n").filter((line) => isUpTo(line, resumeAt));
@@ -67,7 +69,7 @@ export class Metrics implements Disposable {
       writeFully(this.#file, bytes);
     } catch (error) {
       this.#file.truncateSync(this.#length);
-      throw error;
+      throw writeError(this.#path, error);
     }
     this.#length += bytes.length;
     this.#written.push(line);
