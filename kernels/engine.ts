@@ -27,6 +27,8 @@ export interface Engine {
   room(dtype: StorageType): number;
   /** Operands that one node of a program for it may have. */
   readonly operands: number;
+  /** Whether its programs need memory for what ops call scratch. */
+  readonly scratch: boolean;
   /** What one shader may be given; not there where there are no shaders. */
   readonly limits?: DeviceLimits;
   /** Gives a variable memory, with this content or zeros. Parts of a pack get it with the pack. */

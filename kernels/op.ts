@@ -97,6 +97,8 @@ export interface Op<A = unknown> {
   readonly mutates?: readonly number[];
   /** Indexes of the inputs that running the op reads, where others serve only its gradient. */
   reads?(node: Node<A>): readonly number[];
+  /** Indexes of the outputs that only its own passes on a GPU read and write, or those of its gradient. */
+  readonly scratch?: readonly number[];
   /** How many equal units of work the op splits into; any split gives the same bits. */
   units(node: Node<A>): number;
   /** Plain TypeScript, also the float64 oracle. */

@@ -16,7 +16,7 @@ export interface Program {
   readonly nodes: readonly Node[];
   /** Sizes in bytes of the memory that values share. */
   readonly slots: readonly number[];
-  /** Slot of each value. */
+  /** Slot of each value, but for scratch that the engine does not need. */
   readonly placement: ReadonlyMap<Tensor, number>;
   /** Every variable that the program reads or updates, parts as well as packs. */
   readonly variables: ReadonlySet<Variable>;
@@ -35,11 +35,12 @@ function liveNodes(nodes: readonly Node[]): Node[] {
 }
 
 /** Bytes of the values that a program holds just after a tensor was computed: after the loss, what a backward pass needs. */
-export function bytesAfter({ nodes }: Program, tensor: Tensor): number {
+export function bytesAfter({ nodes, placement }: Program, tensor: Tensor): number {
   const at = nodes.findIndex(({ outputs }) => outputs.includes(tensor));
   const computed = new Set(nodes.slice(0, at + 1).flatMap((node) => node.outputs));
   const read = new Set(nodes.slice(at + 1).flatMap(inputsRead));
-  return [...computed.intersection(read)].reduce((sum, t) => sum + bytesOf(t), 0);
+  const kept = [...computed.intersection(read)].filter((t) => placement.has(t));
+  return kept.reduce((sum, t) => sum + bytesOf(t), 0);
 }
 
 /** Bytes of a slot, at least: what a shader that reads vectors of four has to find bound even where there is nothing to read. */
@@ -51,22 +52,30 @@ export const LEAST_OPERANDS = 8;
 /**
  * Plans the nodes of a graph into a program. Nodes that update no variable, directly or through others, are left out.
  * @param options.operands of one node, at most; an engine has this
+ * @param options.scratch whether scratch has a place; an engine has this
  * @param options.fused false to keep elementwise nodes as they were made
  */
 export function compile(
   graph: { readonly nodes: readonly Node[] },
-  options: { readonly operands?: number | undefined; readonly fused?: boolean } = {},
+  options: {
+    readonly operands?: number | undefined;
+    readonly scratch?: boolean | undefined;
+    readonly fused?: boolean;
+  } = {},
 ): Program {
-  const { operands = LEAST_OPERANDS, fused = true } = options;
+  const { operands = LEAST_OPERANDS, scratch = true, fused = true } = options;
   const live = addInProducts(liveNodes(graph.nodes)), nodes = fused ? fuse(live, operands) : live;
   const lives = new Map<Tensor, { first: number; last: number }>();
   const variables = new Set<Variable>();
   nodes.forEach((node, index) => {
     for (const t of inputsRead(node)) {
+      const life = lives.get(t);
       if (t.variable) variables.add(t.variable);
-      else lives.get(t)!.last = index;
+      else if (life) life.last = index;
     }
-    for (const t of node.outputs) lives.set(t, { first: index, last: index });
+    node.outputs.forEach((t, i) => {
+      if (scratch || !node.op.scratch?.includes(i)) lives.set(t, { first: index, last: index });
+    });
   });
 
   const slots: { bytes: number; lives: { first: number; last: number }[] }[] = [];

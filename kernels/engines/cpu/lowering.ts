@@ -178,18 +178,11 @@ const blockMatmul: Lowering = (call) => {
   );
 };
 
-/** Addresses of the six stacked streams. */
-function streams(stacked: Tensor, at: number): number[] {
-  return [0, 1, 2, 3, 4, 5].map((i) => at + i * stacked.size / 6 * 4);
-}
-
 const wkv7: Lowering = (call) => {
   const { node, address, scratch } = call;
   const { T, N } = node.attributes as Wkv7Attributes;
-  const [stacked, initial] = node.inputs as [Tensor, Tensor];
-  const { B, H } = wkv7Sizes(stacked, { T, N });
-  const outputs = node.outputs.slice(0, 3).map(address);
-  const pointers = [...streams(stacked, address(stacked)), address(initial), ...outputs];
+  const { B, H } = wkv7Sizes(node.inputs[0]!, { T, N });
+  const pointers = [...node.inputs, ...node.outputs.slice(0, 3)].map(address);
   return [share(call, B * H, { work: T * N * N / 4 }, (start, end, worker) => ({
     kernel: "wkv7Forward",
     args: [...pointers, T, H, N, start, end, scratch(worker)],
@@ -199,15 +192,13 @@ const wkv7: Lowering = (call) => {
 const wkv7Gradient: Lowering = (call) => {
   const { node, address, scratch } = call;
   const { T, N } = node.attributes as Wkv7Attributes;
+  const [dV, dColumns, dInitial] = node.outputs as [Tensor, Tensor, Tensor];
+  const { B, H } = wkv7Sizes(node.inputs[0]!, { T, N });
+  const [dR, dW, dK, dA, dB] = [0, 1, 2, 3, 4].map((i) => address(dColumns) + i * dV.size * 4);
   // The kernel works S a out anew, so it is not read here.
-  const [stacked, ...others] = node.inputs.slice(0, 4) as [Tensor, Tensor, Tensor, Tensor];
-  const [dStreams, dInitial] = node.outputs as [Tensor, Tensor];
-  const { B, H } = wkv7Sizes(stacked, { T, N });
   const pointers = [
-    ...streams(stacked, address(stacked)),
-    ...others.map(address),
-    ...streams(dStreams, address(dStreams)),
-    address(dInitial),
+    ...node.inputs.slice(0, 9).map(address),
+    ...[dR!, dW!, dK!, address(dV), dA!, dB!, address(dInitial)],
   ];
   return [share(call, B * H, { work: T * N * N }, (start, end, worker) => ({
     kernel: "wkv7Backward",

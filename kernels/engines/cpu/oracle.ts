@@ -25,6 +25,7 @@ export class Oracle implements Engine {
   }
 
   readonly operands = LEAST_OPERANDS;
+  readonly scratch = false;
 
   get allocatedBytes(): number {
     return this.#allocatedBytes;

@@ -82,6 +82,8 @@ export class WebGpuEngine implements Engine {
     return Infinity;
   }
 
+  readonly scratch = true;
+
   get operands(): number {
     return Math.min(this.#device.gpu.limits.maxStorageBuffersPerShaderStage, MOST_OPERANDS);
   }

@@ -137,3 +137,8 @@ export function sliceRows(graph: Graph, x: Tensor, first: number, count: number)
 export function concatRows(graph: Graph, parts: readonly Tensor[]): Tensor {
   return parts.length === 1 ? parts[0]! : graph.add(concatRowsOp, parts, {})[0]!;
 }
+
+/** A matrix taken apart into `count` of as many rows each. */
+export function splitRows(graph: Graph, x: Tensor, count: number): Tensor[] {
+  return graph.add(concatRowsGradientOp, [x], { rows: new Array<number>(count).fill(x.rows / count) });
+}

@@ -5,7 +5,7 @@
 //     S_t = S_{t-1} w_t + (S a)_t b_t + v_t k_t;   dS ← dS + dy_t r_t;   dS ← dS w_t + (dS b)_t a_t
 //     dr_t = ⟨S_t, dy_t⟩;  dw_t = ⟨dS, S_{t-1}⟩;  dk_t = ⟨dS, v_t⟩;  db_t = ⟨dS, (S a)_t⟩;  da_t = ⟨S_{t-1}, (dS b)_t⟩
 //
-// A thread takes LANES rows at a time, and of the chunk one span after the other, the last first: forward to where the span begins,
+// The gradients are written where the streams were, which each thread alone reads. A thread takes LANES rows at a time, and of the chunk one span after the other, the last first: forward to where the span begins,
 // through it with the states kept in registers, and back.
 //
 // Declared before this text: N, C, CHUNK, SPAN, PANEL, WHOLE (whether the last chunk has all its steps); Lanes with LANES, inner(),
@@ -13,13 +13,13 @@
 // with its FIRST step.
 struct Parameters { T: u32, M: u32, chunks: u32, units: u32 }
 @group(0) @binding(0) var<uniform> p: Parameters;
-@group(0) @binding(1) var<storage, read> streams: array<f32>;           // (6, B, T, H, N): r, w, k, v, a, b
-@group(0) @binding(2) var<storage, read> states: array<f32>;            // (B, H, chunks, N, N)
-@group(0) @binding(3) var<storage, read> d_states: array<f32>;          // (B, H, chunks, N, N)
-@group(0) @binding(4) var<storage, read> dy: array<f32>;                // (B, T, H, N)
-@group(0) @binding(5) var<storage, read> kept_sa: array<f32>;           // (B, T, H, N)
-@group(0) @binding(6) var<storage, read> kept_dsa: array<f32>;          // (B, T, H, N)
-@group(0) @binding(7) var<storage, read_write> d_streams: array<f32>;   // (6, B, T, H, N), without v's, which are written elsewhere
+@group(0) @binding(1) var<storage, read_write> columns: array<f32>;     // (5, B, T, H, N): r, w, k, a, b, then their gradients
+@group(0) @binding(2) var<storage, read> v_stream: array<f32>;          // (B, T, H, N)
+@group(0) @binding(3) var<storage, read> states: array<f32>;            // (B, H, chunks, N, N)
+@group(0) @binding(4) var<storage, read> d_states: array<f32>;          // (B, H, chunks, N, N)
+@group(0) @binding(5) var<storage, read> dy: array<f32>;                // (B, T, H, N)
+@group(0) @binding(6) var<storage, read> kept_sa: array<f32>;           // (B, T, H, N)
+@group(0) @binding(7) var<storage, read> kept_dsa: array<f32>;          // (B, T, H, N)
 const BLOCKS = PANEL / LANES;
 // PANEL rows of each step, zero after the last step.
 var<workgroup> v: array<Lanes, CHUNK * BLOCKS>;
@@ -47,7 +47,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let r = begin + n;
   let w = r + stride;
   let k = w + stride;
-  let a = k + 2u * stride;
+  let a = k + stride;
   let b = a + stride;
   var dr: array<f32, CHUNK>;
   var dw: array<f32, CHUNK>;
@@ -61,7 +61,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       let t = i / PANEL;
       let at = begin + min(t, last) * C + panel + i % PANEL;
       let runs = select(0.0, 1.0, t <= last);
-      put_v(i, runs * streams[at + 3u * stride]);
+      put_v(i, runs * v_stream[at]);
       put_g(i, runs * dy[at]);
       put_sa(i, runs * kept_sa[at]);
       put_dsa(i, runs * kept_dsa[at]);
@@ -76,13 +76,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       S = entered;
       for (var j = 0u; j < FIRST; j++) {
         let at = place(j, last);
-        S = S * streams[w + at] + sa[j * BLOCKS + block] * streams[b + at] + v[j * BLOCKS + block] * streams[k + at];
+        S = S * columns[w + at] + sa[j * BLOCKS + block] * columns[b + at] + v[j * BLOCKS + block] * columns[k + at];
       }
       for (var j = 0u; j < SPAN; j++) {
         const t = FIRST + j;
         let at = place(t, last);
         before[j] = S;
-        S = S * streams[w + at] + sa[t * BLOCKS + block] * streams[b + at] + v[t * BLOCKS + block] * streams[k + at];
+        S = S * columns[w + at] + sa[t * BLOCKS + block] * columns[b + at] + v[t * BLOCKS + block] * columns[k + at];
       }
       for (var j = 0u; j < SPAN; j++) {
         const t = FIRST + SPAN - 1u - j;
@@ -91,12 +91,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         let dsa_t = dsa[t * BLOCKS + block];
         dr[t] += inner(S, g_t);
         S = before[SPAN - 1u - j];
-        dS += g_t * streams[r + at];
+        dS += g_t * columns[r + at];
         dw[t] += inner(dS, S);
         dk[t] += inner(dS, v[t * BLOCKS + block]);
         db[t] += inner(dS, sa[t * BLOCKS + block]);
         da[t] += inner(S, dsa_t);
-        dS = dS * select(1.0, streams[w + at], t <= last) + dsa_t * streams[a + at];
+        dS = dS * select(1.0, columns[w + at], t <= last) + dsa_t * columns[a + at];
       }
       //span>
     }
@@ -108,9 +108,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 
 fn store(runs: bool, at: u32, stride: u32, dr: f32, dw: f32, dk: f32, da: f32, db: f32) {
   if (!runs) { return; }
-  d_streams[at] = dr;
-  d_streams[at + stride] = dw;
-  d_streams[at + 2u * stride] = dk;
-  d_streams[at + 4u * stride] = da;
-  d_streams[at + 5u * stride] = db;
+  columns[at] = dr;
+  columns[at + stride] = dw;
+  columns[at + 2u * stride] = dk;
+  columns[at + 3u * stride] = da;
+  columns[at + 4u * stride] = db;
 }

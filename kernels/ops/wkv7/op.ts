@@ -3,8 +3,7 @@
  *
  *     sa = S a;   S ← S · diag(w) + sa ⊗ b + v ⊗ k;   y = S r
  *
- * The six streams r, w, k, v, a, b come as one tensor [6·B·T, C], one below the other, so that the op stays within eight
- * storage bindings; w is the decay itself, in [0, 1): where w and a are 0 the state begins afresh, as it does between documents
+ * The six streams r, w, k, v, a, b are [B·T, C]; w is the decay itself, in [0, 1): where w and a are 0 the state begins afresh, as it does between documents
  * that share a row. The state at the start of every {@link CHUNK} steps is kept, and the backward pass recomputes the steps
  * between from it: it never divides by the decay. On a GPU see `webgpu.ts`.
  *
@@ -18,8 +17,8 @@
 import type { Graph, Tensor } from "../../graph.ts";
 import { type NumberArray, type Op, requireF32, shapeError } from "../../op.ts";
 import { constant } from "../map/op.ts";
-import { concatRows } from "../rows/op.ts";
-import { wkv7Backward, wkv7Forward } from "./cpu.ts";
+import { splitRows } from "../rows/op.ts";
+import { type Streams, wkv7Backward, wkv7Forward } from "./cpu.ts";
 import { backwardPasses, forwardPasses, solvedSize } from "./webgpu.ts";
 
 /** Steps between kept states. */
@@ -31,27 +30,29 @@ export interface Wkv7Attributes {
   readonly N: number;
 }
 
-/** Sizes of one call, from the stacked streams [6·B·T, C]. */
-export function wkv7Sizes(streams: Tensor, { T, N }: Wkv7Attributes): {
+/** Sizes of one call, from a stream [B·T, C]. */
+export function wkv7Sizes(stream: Tensor, { T, N }: Wkv7Attributes): {
   B: number;
   H: number;
   C: number;
   chunks: number;
 } {
-  return { B: streams.rows / 6 / T, H: streams.width / N, C: streams.width, chunks: Math.ceil(T / CHUNK) };
+  return { B: stream.rows / T, H: stream.width / N, C: stream.width, chunks: Math.ceil(T / CHUNK) };
 }
 
-/** inputs: streams, initial state → y, kept states, final state, and sa of every step for the GPU's backward pass */
+/** inputs: r, w, k, v, a, b, initial state → y, kept states, final state, and as a GPU's scratch sa of every step and solved blocks */
 const wkv7Op: Op<Wkv7Attributes> = {
   name: "wkv7",
+  scratch: [3, 4],
   outputs(inputs, attributes) {
     requireF32("wkv7", inputs);
     const { B, H, C, chunks } = wkv7Sizes(inputs[0]!, attributes);
-    const { T, N } = attributes;
-    if (!Number.isInteger(B) || !Number.isInteger(H)) {
+    const { T, N } = attributes, streams = inputs.slice(0, 6), initial = inputs[6]!;
+    const alike = streams.every(({ rows, width }) => rows === B * T && width === C);
+    if (!Number.isInteger(B) || !Number.isInteger(H) || !alike) {
       throw shapeError("wkv7", inputs, `six streams of rows in multiples of T = ${T} and heads of ${N}`);
     }
-    if (inputs[1]!.size !== B * H * N * N) {
+    if (initial.size !== B * H * N * N) {
       throw shapeError("wkv7", inputs, `the state must be [${B}, ${H}·${N}·${N}]`);
     }
     return [
@@ -62,49 +63,41 @@ const wkv7Op: Op<Wkv7Attributes> = {
       { shape: [B * H, chunks * solvedSize(N)], dtype: "f32" },
     ];
   },
-  gradient({ graph, attributes, inputs: [streams, initial], outputs: [y, states, , sa], dOutputs, wanted }) {
+  gradient({ graph, attributes, inputs, outputs: [y, states, , sa], dOutputs, wanted }) {
     const dy = dOutputs[0] ?? constant(graph, y!.shape, 0);
-    const dFinal = dOutputs[2] ?? constant(graph, initial!.shape, 0);
-    const [dStreams, dInitial] = graph.add(wkv7GradientOp, [streams!, states!, dy, dFinal, sa!], attributes);
-    return [dStreams, wanted[1] ? dInitial : undefined];
+    const dFinal = dOutputs[2] ?? constant(graph, inputs[6]!.shape, 0);
+    const given = [...inputs.slice(0, 6), states!, dy, dFinal, sa!];
+    const [dV, dColumns, dInitial] = graph.add(wkv7GradientOp, given, attributes);
+    const [dR, dW, dK, dA, dB] = splitRows(graph, dColumns!, 5);
+    return [dR, dW, dK, dV, dA, dB, wanted[6] ? dInitial : undefined];
   },
   units: (node) => heads(node.inputs[0]!, node.attributes),
   cpu({ attributes, inputs, memory, start, end }) {
-    const [streams, initial, y, states, final, sa] = memory as [
-      NumberArray,
-      NumberArray,
+    const [initial, y, states, final] = memory.slice(6) as [
       NumberArray,
       NumberArray,
       NumberArray,
       NumberArray,
     ];
-    wkv7Forward({
-      ...wkv7Sizes(inputs[0]!, attributes),
-      ...attributes,
-      streams,
-      initial,
-      y,
-      states,
-      final,
-      sa,
-      start,
-      end,
-    });
+    const sizes = { ...wkv7Sizes(inputs[0]!, attributes), ...attributes, start, end };
+    wkv7Forward({ ...sizes, streams: streamsOf(memory), initial, y, states, final });
   },
   webgpu: (node, limits) => forwardPasses(node, limits),
 };
 
 /**
- * inputs: streams, kept states, dy, gradient of the final state, sa → dStreams, gradient of the initial state, and for the GPU's
- * own use gradients of the states where chunks end and of sa
+ * inputs: r, w, k, v, a, b, kept states, dy, gradient of the final state, sa → dV, dR dW dK dA dB one below the other, gradient of
+ * the initial state, and as a GPU's scratch gradients of the states where chunks end and of sa, and solved blocks
  */
 const wkv7GradientOp: Op<Wkv7Attributes> = {
   name: "wkv7Gradient",
+  scratch: [3, 4, 5],
   outputs(inputs, attributes) {
     const { B, H, C, chunks } = wkv7Sizes(inputs[0]!, attributes);
     const { T, N } = attributes;
     return [
-      { shape: inputs[0]!.shape, dtype: "f32" },
+      { shape: [B * T, C], dtype: "f32" },
+      { shape: [5 * B * T, C], dtype: "f32" },
       { shape: [B, H * N * N], dtype: "f32" },
       { shape: [B * H, chunks * N * N], dtype: "f32" },
       { shape: [B * T, C], dtype: "f32" },
@@ -113,7 +106,7 @@ const wkv7GradientOp: Op<Wkv7Attributes> = {
   },
   units: (node) => heads(node.inputs[0]!, node.attributes),
   cpu({ attributes, inputs, memory, start, end }) {
-    const [streams, states, dy, dFinal, , dStreams, dInitial] = memory as [
+    const [states, dy, dFinal, , dV, dColumns, dInitial] = memory.slice(6) as [
       NumberArray,
       NumberArray,
       NumberArray,
@@ -122,25 +115,36 @@ const wkv7GradientOp: Op<Wkv7Attributes> = {
       NumberArray,
       NumberArray,
     ];
-    const sizes = wkv7Sizes(inputs[0]!, attributes);
-    wkv7Backward({
-      ...sizes,
-      ...attributes,
-      streams,
-      states,
-      dy,
-      dFinal,
-      dStreams,
-      dInitial,
-      start,
-      end,
-    });
+    const sizes = { ...wkv7Sizes(inputs[0]!, attributes), ...attributes, start, end };
+    const [r, w, k, a, b] = [0, 1, 2, 3, 4].map((i) =>
+      dColumns.subarray(i * dV.length, (i + 1) * dV.length)
+    ) as [
+      NumberArray,
+      NumberArray,
+      NumberArray,
+      NumberArray,
+      NumberArray,
+    ];
+    const dStreams = { r, w, k, v: dV, a, b };
+    wkv7Backward({ ...sizes, streams: streamsOf(memory), states, dy, dFinal, dStreams, dInitial });
   },
   webgpu: (node, limits) => backwardPasses(node, limits),
 };
 
-function heads(streams: Tensor, attributes: Wkv7Attributes): number {
-  const { B, H } = wkv7Sizes(streams, attributes);
+function streamsOf(memory: readonly NumberArray[]): Streams {
+  const [r, w, k, v, a, b] = memory as [
+    NumberArray,
+    NumberArray,
+    NumberArray,
+    NumberArray,
+    NumberArray,
+    NumberArray,
+  ];
+  return { r, w, k, v, a, b };
+}
+
+function heads(stream: Tensor, attributes: Wkv7Attributes): number {
+  const { B, H } = wkv7Sizes(stream, attributes);
   return B * H;
 }
 
@@ -167,6 +171,6 @@ export function wkv7(
   const { T, N } = options;
   if (T === 0 && options.state) return { y: r, state: options.state };
   const initial = options.state ?? constant(graph, [r.rows / T, r.width * N], 0);
-  const [y, , state] = graph.add(wkv7Op, [concatRows(graph, [r, w, k, v, a, b]), initial], { T, N });
+  const [y, , state] = graph.add(wkv7Op, [r, w, k, v, a, b, initial], { T, N });
   return { y: y!, state: state! };
 }

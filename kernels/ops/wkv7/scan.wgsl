@@ -12,10 +12,10 @@
 //
 // Declared before this text: N, CHUNK, BLOCK, BACKWARD, ROWS, ROWS_A_THREAD, KEY_THREADS; Lanes with LANES and inner(); Parts with
 // PARTS, put_partial() and sum_partial(). Loops over j are written out before compiling.
-struct Parameters { T: u32, C: u32, blocks: u32, chunks: u32, units: u32, drive: u32 }
+struct Parameters { T: u32, C: u32, blocks: u32, chunks: u32, units: u32 }
 @group(0) @binding(0) var<uniform> p: Parameters;
 @group(0) @binding(1) var<storage, read> solved: array<Lanes>;          // (B, H, blocks, (3·BLOCK + 1)·N + BLOCK·BLOCK)
-@group(0) @binding(2) var<storage, read> drive: array<f32>;             // (B, T, H, N) from p.drive on
+@group(0) @binding(2) var<storage, read> drive: array<f32>;             // (B, T, H, N)
 @group(0) @binding(3) var<storage, read> initial: array<Lanes>;         // (B, H, N, N)
 @group(0) @binding(4) var<storage, read_write> kept: array<Lanes>;      // (B, H, chunks, N, N): X where a chunk is entered
 @group(0) @binding(5) var<storage, read_write> final_: array<Lanes>;    // (B, H, N, N)
@@ -67,7 +67,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var j = 0u; j < DRIVES; j++) {
       let i = min(j * THREADS + lane, SIGNALS - 1u);
       let t = next * BLOCK + step_at(i / ROWS);
-      driven[j] = select(0.0, drive[p.drive + begin + min(t, p.T - 1u) * p.C + i % ROWS], t < p.T);
+      driven[j] = select(0.0, drive[begin + min(t, p.T - 1u) * p.C + i % ROWS], t < p.T);
     }
     if (round > 0u) {
       let block = block_at(round - 1u);

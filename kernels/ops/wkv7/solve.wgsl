@@ -15,11 +15,21 @@
 // W, add', back', P and K' are written, one after the other. Products of decays are taken anew for every pair of steps, never as
 // quotients: a decay may be 0. Steps after the last do nothing.
 //
-// Declared before this text: N, BLOCK, BACKWARD; Lanes with LANES and inner(), put_ and at_ functions; stream().
+// Backward, the streams are also written one below the other, for chunk_gradient.wgsl, which could not bind them one by one.
+//
+// Declared before this text: N, BLOCK, BACKWARD; Lanes with LANES and inner(), put_ and at_ functions. What stands between the marks
+// is for the backward direction alone.
 struct Parameters { T: u32, C: u32, M: u32, blocks: u32, units: u32 }
 @group(0) @binding(0) var<uniform> p: Parameters;
-@group(0) @binding(1) var<storage, read> streams: array<f32>;           // (6, B, T, H, N): r, w, k, v, a, b
-@group(0) @binding(2) var<storage, read_write> solved: array<f32>;      // (B, H, blocks, (3·BLOCK + 1)·N + BLOCK·BLOCK)
+@group(0) @binding(1) var<storage, read> decays: array<f32>;            // (B, T, H, N), as all streams: w
+@group(0) @binding(2) var<storage, read> adds: array<f32>;              // k, backward r
+@group(0) @binding(3) var<storage, read> probes: array<f32>;            // a, backward b
+@group(0) @binding(4) var<storage, read> backs: array<f32>;             // b, backward a
+@group(0) @binding(5) var<storage, read_write> solved: array<f32>;      // (B, H, blocks, (3·BLOCK + 1)·N + BLOCK·BLOCK)
+//<backward
+@group(0) @binding(6) var<storage, read> reads: array<f32>;             // k
+@group(0) @binding(7) var<storage, read_write> columns: array<f32>;     // (5, B, T, H, N): r, w, k, a, b
+//backward>
 const L = N / LANES;
 var<workgroup> decay: array<Lanes, BLOCK * L>;
 var<workgroup> add: array<Lanes, BLOCK * L>;
@@ -37,15 +47,28 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let head = unit / p.blocks;
   let first = unit % p.blocks * BLOCK;
   let column = (head / H) * p.T * p.C + (head % H) * N + n;
-  let stride = p.M * p.C;
   for (var u = 0u; u < BLOCK; u++) {
     let t = first + select(u, BLOCK - 1u - u, BACKWARD);
     let at = column + min(t, p.T - 1u) * p.C;
     let runs = select(0.0, 1.0, t < p.T);
-    put_decay(u * N + n, select(1.0, streams[at + stride], t < p.T));
-    put_add(u * N + n, runs * streams[at + stream(2u) * stride]);
-    put_probe(u * N + n, runs * streams[at + stream(3u) * stride]);
-    put_back(u * N + n, runs * streams[at + stream(4u) * stride]);
+    let w = decays[at];
+    let add_u = adds[at];
+    let probe_u = probes[at];
+    let back_u = backs[at];
+    put_decay(u * N + n, select(1.0, w, t < p.T));
+    put_add(u * N + n, runs * add_u);
+    put_probe(u * N + n, runs * probe_u);
+    put_back(u * N + n, runs * back_u);
+    //<backward
+    if (t < p.T) {
+      let stride = p.M * p.C;
+      columns[at] = add_u;
+      columns[at + stride] = w;
+      columns[at + 2u * stride] = reads[at];
+      columns[at + 3u * stride] = back_u;
+      columns[at + 4u * stride] = probe_u;
+    }
+    //backward>
   }
   workgroupBarrier();
   for (var pair = n; pair < BLOCK * BLOCK; pair += N) {

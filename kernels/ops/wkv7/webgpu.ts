@@ -98,18 +98,14 @@ function constants(values: Readonly<Record<string, number | boolean>>): string {
   ).join("\n");
 }
 
-/** Which streams play which role in a scan. */
-const ROLES = `
-/// The stream that plays a role: read, decay, add, probe, back.
-fn stream(role: u32) -> u32 {
-  if (BACKWARD) { return select(8u - role, 2u - role, role < 3u); }
-  return select(role + 1u, role, role < 3u);
-}
-`;
-
-/** Operands of the passes in one direction. */
+/** Operands by the role that they play in the passes of one direction. */
 interface Direction {
   readonly backward: boolean;
+  readonly read: number;
+  readonly decay: number;
+  readonly add: number;
+  readonly probe: number;
+  readonly back: number;
   readonly drive: number;
   readonly initial: number;
   readonly result: number;
@@ -119,83 +115,71 @@ interface Direction {
   readonly solved: number;
 }
 
+// deno-fmt-ignore
 const FORWARD: Direction = {
-  backward: false,
-  drive: 0,
-  initial: 1,
-  result: 2,
-  kept: 3,
-  final: 4,
-  echo: 5,
-  solved: 6,
+  backward: false, read: 0, decay: 1, add: 2, probe: 4, back: 5, drive: 3,
+  initial: 6, result: 7, kept: 8, final: 9, echo: 10, solved: 11,
 };
+// deno-fmt-ignore
 const BACKWARD: Direction = {
-  backward: true,
-  drive: 2,
-  initial: 3,
-  result: 5,
-  kept: 7,
-  final: 6,
-  echo: 8,
-  solved: 9,
+  backward: true, read: 2, decay: 1, add: 0, probe: 5, back: 4, drive: 7,
+  initial: 8, result: 10, kept: 13, final: 12, echo: 14, solved: 15,
 };
+/** The other operands of the backward passes. */
+const V = 3, STATES = 6, SA = 9, COLUMNS = 11;
 
 const operands = (...list: number[]) => list.map((operand) => ({ operand }));
 
 /** The three passes in one direction: blocks, scan, output. */
 function passes(node: Node<Wkv7Attributes>, to: Direction, limits: DeviceLimits, layout: ScanLayout): Pass[] {
-  const { T, N } = node.attributes, { rows, rowsAThread, keyThreads, block } = layout;
+  const { T, N } = node.attributes, { rows, rowsAThread, keyThreads, block } = layout, { backward } = to;
   const { B, H, C, chunks } = wkv7Sizes(node.inputs[0]!, node.attributes);
-  const M = B * T, values = 3 * M * C, blocks = Math.ceil(T / block);
-  const drive = to.backward ? 0 : values, result = to.backward ? values : 0;
+  const blocks = Math.ceil(T / block);
   const solvers = B * H * blocks, scanners = B * H * N / rows, readers = B * H * chunks;
-  const shape = { N, CHUNK, BLOCK: block, BACKWARD: to.backward };
+  const shape = { N, CHUNK, BLOCK: block, BACKWARD: backward };
+  const width = laneWidth(N);
   return [
     {
       wgsl: [
         constants(shape),
-        ROLES,
-        lanes(laneWidth(N), { workgroup: ["decay", "add", "probe", "back"] }),
-        solveShader,
+        lanes(width, { workgroup: ["decay", "add", "probe", "back"] }),
+        backward ? solveShader : solveShader.replaceAll(/\/\/<backward[^]*?\/\/backward>/g, ""),
       ].join("\n"),
-      uniforms: [T, C, M, blocks, solvers],
-      bindings: operands(0, to.solved),
+      uniforms: [T, C, B * T, blocks, solvers],
+      bindings: operands(
+        ...[to.decay, to.add, to.probe, to.back, to.solved],
+        ...(backward ? [to.read, COLUMNS] : []),
+      ),
       workgroups: grid(solvers, limits),
     },
     {
       wgsl: [
         constants({ ...shape, ROWS: rows, ROWS_A_THREAD: rowsAThread, KEY_THREADS: keyThreads }),
-        lanes(laneWidth(N), { workgroup: ["record"] }),
+        lanes(width, { workgroup: ["record"] }),
         parts(keyThreads, ["partial"]),
         Object.entries(scanLoops(N, layout)).reduce(
           (text, [name, count]) => unrolled(text, name, count),
           scanShader,
         ),
       ].join("\n"),
-      uniforms: [T, C, blocks, chunks, scanners, drive],
+      uniforms: [T, C, blocks, chunks, scanners],
       bindings: operands(to.solved, to.drive, to.initial, to.kept, to.final, to.echo),
       workgroups: grid(scanners, limits),
     },
     {
       wgsl: [
-        constants({
-          N,
-          CHUNK,
-          STEPS: Math.max(1, divisor(CHUNK, Math.floor(512 / N))),
-          BACKWARD: to.backward,
-        }),
-        ROLES,
-        lanes(laneWidth(N)),
-        unrolled(outputShader, "L", N / laneWidth(N)),
+        constants({ N, CHUNK, STEPS: divisor(CHUNK, Math.max(1, Math.floor(512 / N))), BACKWARD: backward }),
+        lanes(width),
+        unrolled(outputShader, "L", N / width),
       ].join("\n"),
-      uniforms: [T, C, M, chunks, readers, drive, result],
-      bindings: operands(0, to.drive, to.kept, to.echo, to.result),
+      uniforms: [T, C, chunks, readers],
+      bindings: operands(to.read, to.decay, to.add, to.back, to.drive, to.kept, to.echo, to.result),
       workgroups: grid(readers, limits),
     },
   ];
 }
 
-/** Passes of wkv7: inputs streams and initial state; outputs y, kept states, final state, S a, solved blocks. */
+/** Passes of wkv7, with its operands. */
 export function forwardPasses(
   node: Node<Wkv7Attributes>,
   limits: DeviceLimits,
@@ -231,10 +215,7 @@ function chunkText(N: number, C: number, whole: boolean, { rows, span }: ChunkLa
   ].join("\n");
 }
 
-/**
- * Passes of wkv7Gradient: inputs streams, kept states, dy, gradient of the final state, S a; outputs dStreams, gradient of the
- * initial state, gradients of the states where chunks end, gradient of S a, solved blocks. The last pass is over chunks.
- */
+/** Passes of wkv7Gradient, with its operands: three as in the other direction, and one over chunks. */
 export function backwardPasses(
   node: Node<Wkv7Attributes>,
   limits: DeviceLimits,
@@ -247,7 +228,7 @@ export function backwardPasses(
   return [...passes(node, BACKWARD, limits, layout), {
     wgsl: chunkText(N, C, T % CHUNK === 0, chunkLayout),
     uniforms: [T, B * T, chunks, units],
-    bindings: operands(0, 1, 7, 2, 4, 8, 5),
+    bindings: operands(COLUMNS, V, STATES, BACKWARD.kept, BACKWARD.drive, SA, BACKWARD.echo),
     workgroups: grid(units, limits),
   }];
 }
