@@ -29,7 +29,6 @@ const NOT_NEEDED = {
   numWorkers: any,
   persistentWorkers: toggle(""),
   prefetchFactor: any,
-  chunkCtx: any,
   maskId: any,
   sftSplit: any,
   loraLoad: any,

@@ -88,6 +88,12 @@ export const FILES = {
 /** How long, how much at once. */
 export const LENGTH = {
   ctxLen: whole("tokens of a sample"),
+  trainType: choice(
+    ["none", "infctx"],
+    "infctx reads long samples in chunks and carries the state over: memory is that of a chunk",
+    "a state is tuned with --peft state",
+  ),
+  chunkCtx: whole("tokens of a chunk, with --train_type infctx"),
   microBsz: whole("samples of a micro-batch"),
   accumulateGradBatches: whole("micro-batches of a step"),
   epochSteps: whole("micro-batches of an epoch; without it one pass over the text"),
@@ -97,6 +103,8 @@ export const LENGTH = {
   engine: choice(["auto", "webgpu", "cpu"], "what to compute on"),
 } satisfies FlagsFor<
   | "ctxLen"
+  | "trainType"
+  | "chunkCtx"
   | "microBsz"
   | "accumulateGradBatches"
   | "epochSteps"

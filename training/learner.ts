@@ -54,14 +54,16 @@ export class Learner {
 
   /** Plans programs of the settings' sizes, or of others. Nothing is allocated. */
   plan(sizes: { B?: number; T?: number; recompute?: boolean } = {}): Programs {
-    const { microBsz, ctxLen, gradCp, l2wrap, dataload } = this.settings;
+    const { microBsz, ctxLen, gradCp, l2wrap, dataload, trainType, chunkCtx } = this.settings;
+    const carried = trainType === "infctx";
     return new Programs({
       model: this.model,
       adapter: this.#adapter,
       trainables: this.trainables,
       B: microBsz,
-      T: ctxLen,
-      shorter: sizes.T === undefined ? this.shorter : [],
+      T: carried ? Math.min(chunkCtx, ctxLen) : ctxLen,
+      carried,
+      shorter: sizes.T === undefined && !carried ? this.shorter : [],
       packed: dataload === "pack",
       recompute: gradCp,
       l2: l2wrap ? L2WRAP : 0,

@@ -106,7 +106,9 @@ export function fits({ needed, room, largest }: MemoryPlan): boolean {
 
 /** What to change so that a plan fits, found by planning it. */
 export function advice(learner: Learner, plan: MemoryPlan): string {
-  const { settings: { microBsz, ctxLen, gradCp, accumulateGradBatches: many } } = learner;
+  const { settings } = learner;
+  const { microBsz, gradCp, accumulateGradBatches: many } = settings;
+  const chunked = settings.trainType === "infctx";
   const measures = plan.rows.some(({ what }) => what === MEASURING);
   const within = (sizes: { B?: number; T?: number; recompute?: boolean }) => {
     const programs = learner.plan(sizes);
@@ -123,10 +125,16 @@ export function advice(learner: Learner, plan: MemoryPlan): string {
     found.push(`use --micro_bsz ${B}${found.length ? steady : ""}`);
   }
   if (found.length) return found.join(", or ");
-  const T = largestThat((T) => within({ B: 1, T, recompute: true }), ctxLen - 1);
+  const T = largestThat(
+    (T) => within({ B: 1, T, recompute: true }),
+    (chunked ? settings.chunkCtx : settings.ctxLen) - 1,
+  );
   if (T > 0) {
     const others = [microBsz > 1 ? "--micro_bsz 1" : "", gradCp ? "" : "--grad_cp 1"].filter(Boolean);
-    return `use --ctx_len ${T}${others.length ? ` with ${others.join(" and ")}` : ""}`;
+    const also = others.length ? ` with ${others.join(" and ")}` : "";
+    return chunked
+      ? `use --chunk_ctx ${T}${also}`
+      : `use --ctx_len ${T}${also}, or --train_type infctx --chunk_ctx ${T}${also}`;
   }
   return "use a smaller model, or a lower rank";
 }

@@ -80,6 +80,13 @@ export interface TrainOptions {
   vocab?: string;
   /** T, tokens of a sample. */
   ctxLen?: number;
+  /**
+   * "infctx" reads samples in chunks of chunkCtx tokens and carries the state from one to the next: memory is that of a chunk,
+   * whatever ctxLen is. Gradients do not go back over the border of a chunk.
+   */
+  trainType?: "none" | "infctx";
+  /** Tokens of a chunk. */
+  chunkCtx?: number;
   /** B, samples of a micro-batch. */
   microBsz?: number;
   /** Micro-batches of a step. */
@@ -220,6 +227,8 @@ const DEFAULTS = {
   dataShuffle: true,
   groupByLength: false,
   ctxLen: 1024,
+  trainType: "none",
+  chunkCtx: 512,
   microBsz: 8,
   accumulateGradBatches: 1,
   epochCount: 1,
@@ -315,6 +324,7 @@ export function settle(said: TrainOptions, freeFolder: () => string): TrainSetti
 function check(settings: TrainSettings): void {
   const counts = [
     "ctxLen",
+    "chunkCtx",
     "microBsz",
     "accumulateGradBatches",
     "epochCount",
@@ -346,6 +356,9 @@ function check(settings: TrainSettings): void {
     if (!(Number.isFinite(value) && holds(value))) {
       throw new OptionError(`${flag(name)} must be ${wanted}: it is ${value}`);
     }
+  }
+  if (!["none", "infctx"].includes(settings.trainType)) {
+    throw new OptionError(`Unknown --train_type "${settings.trainType}": there are none and infctx`);
   }
   if (!["constant", "cos", "exp"].includes(settings.lrSchedule)) {
     throw new OptionError(`Unknown --lr_schedule "${settings.lrSchedule}": there are constant, cos and exp`);

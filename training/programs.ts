@@ -15,7 +15,10 @@ import { accumulate, assign } from "../kernels/ops/update/op.ts";
 import { bytesAfter, compile, type Program } from "../kernels/plan.ts";
 import type { Model } from "../rwkv/model.ts";
 import { forwardV7 } from "../rwkv/v7.ts";
+import { CarriedState } from "./carried_state.ts";
 import type { Batch } from "./data/batches.ts";
+import { chunksOf } from "./data/chunks.ts";
+import { OptionError } from "./options.ts";
 import type { Trainables } from "./trainables.ts";
 
 /**
@@ -33,7 +36,10 @@ export interface ProgramOptions {
   readonly adapter: Adapter | undefined;
   readonly trainables: Trainables;
   readonly B: number;
+  /** Positions that are computed at once. */
   readonly T: number;
+  /** Whether rows may be longer than T and come in chunks, from one of which to the next the state is carried. */
+  readonly carried?: boolean;
   /** Lengths below T that micro-batches may have as well. */
   readonly shorter?: readonly number[];
   /** Whether documents share rows. */
@@ -86,6 +92,9 @@ export class Programs {
   /** Changed for every micro-batch, so that each drops other inputs. */
   readonly #dropoutSeed = new Variable("dropout seed", [1], "i32");
   readonly #seed: number;
+  /** Undefined where rows come whole. */
+  readonly #carried: CarriedState | undefined;
+  readonly #sizes: { readonly B: number; readonly T: number };
   readonly #settings = new Variable("optimizer settings", [ADAMW_SETTINGS.length]);
   readonly #sum = new Variable("loss so far", [1]);
   readonly #report: { whole: Variable; parts: Variable[] };
@@ -96,6 +105,8 @@ export class Programs {
     this.#engine = model.engine;
     this.#feed = new Feed(B * T, packed);
     this.#seed = options.seed;
+    this.#sizes = { B, T };
+    this.#carried = options.carried ? new CarriedState(model.config, B) : undefined;
     this.#report = Variable.pack("report", [{ name: "loss", shape: [1] }, {
       name: "gradient norm",
       shape: [1],
@@ -104,7 +115,9 @@ export class Programs {
     this.gradients = compile(graph, this.#engine);
     this.savedBytes = bytesAfter(this.gradients, loss);
     this.update = compile(this.#updateGraph(options.trainables), this.#engine);
-    this.loss = compile(this.#lossGraph(options, this.#feed, false).graph, this.#engine);
+    const measuring = this.#lossGraph(options, this.#feed, false);
+    this.#carried?.write(measuring.graph, measuring.state);
+    this.loss = compile(measuring.graph, this.#engine);
     this.#shorter = shorter.map((T) => {
       const feed = new Feed(B * T, packed), { graph } = this.#gradientGraph({ ...options, T }, feed);
       return { feed, gradients: compile(graph, this.#engine) };
@@ -122,9 +135,15 @@ export class Programs {
     const wiring = adapter
       ? wireAdapter(graph, model, { adapter, variables }, { seed })
       : model.wire(graph, variables);
-    const { hidden } = forwardV7(wiring, graph.use(feed.inputs), {
+    if (this.#carried && wiring.initialState(0)) {
+      throw new OptionError(
+        "--train_type infctx begins every document without a state, and this model or adapter has one of its own: leave it out",
+      );
+    }
+    const { hidden, state } = forwardV7(wiring, graph.use(feed.inputs), {
       T,
       recompute,
+      ...(this.#carried ? { state: this.#carried.read(graph) } : {}),
       keep: feed.keep && graph.use(feed.keep),
     });
     const loss = linearCrossEntropy(
@@ -136,16 +155,17 @@ export class Programs {
       { l2, headTrains: variables.has("head.weight") },
     );
     accumulate(graph, this.#sum, loss);
-    return { graph, loss };
+    return { graph, loss, state };
   }
 
   #gradientGraph(options: ProgramOptions, feed: Feed): { graph: Graph; loss: Tensor } {
-    const { graph, loss } = this.#lossGraph(options, feed, true);
+    const { graph, loss, state } = this.#lossGraph(options, feed, true);
     const parameters = [...options.trainables.parameters];
     const gradients = backward(graph, loss, parameters.map(([, variable]) => graph.use(variable)));
     parameters.forEach(([name], i) => {
       if (gradients[i]) accumulate(graph, options.trainables.gradient(name), gradients[i]);
     });
+    this.#carried?.write(graph, state);
     return { graph, loss };
   }
 
@@ -180,7 +200,8 @@ export class Programs {
   /** The variables that are not the trainables'. */
   get #variables(): Variable[] {
     const fed = [this.#feed, ...this.#shorter.map(({ feed }) => feed)].flatMap(({ variables }) => variables);
-    return [...fed, this.#dropoutSeed, this.#settings, this.#sum, this.#report.whole];
+    const carried = this.#carried ? [this.#carried.whole] : [];
+    return [...fed, ...carried, this.#dropoutSeed, this.#settings, this.#sum, this.#report.whole];
   }
 
   /** Makes the programs ready. */
@@ -192,6 +213,12 @@ export class Programs {
       byLength.set(feed.inputs.shape[0]!, { feed, gradients: await this.#engine.load(gradients) });
     }
     const update = await this.#engine.load(this.update);
+    /** The batch as programs take it: in chunks from the beginning of its documents, or whole. */
+    const pieces = (batch: Batch) => {
+      if (!this.#carried) return [batch];
+      this.#carried.reset(this.#engine);
+      return chunksOf(batch, this.#sizes.B, this.#sizes.T);
+    };
     let scale = 1;
     const report = async () => {
       const unit = scale;
@@ -200,11 +227,14 @@ export class Programs {
     };
     return {
       accumulate: (batch, total, index) => {
-        const { feed, gradients } = byLength.get(batch.inputs.length)!;
         scale = lossScale(total);
-        feed.write(this.#engine, batch, total);
-        this.#engine.write(this.#dropoutSeed, Int32Array.of(Math.imul(this.#seed, 0x9e3779b1) + index));
-        gradients.run();
+        pieces(batch).forEach((piece, chunk) => {
+          const { feed, gradients } = byLength.get(piece.inputs.length)!;
+          const seed = Math.imul(this.#seed, 0x9e3779b1) + index + Math.imul(chunk, 0x85ebca6b);
+          feed.write(this.#engine, piece, total);
+          this.#engine.write(this.#dropoutSeed, Int32Array.of(seed));
+          gradients.run();
+        });
       },
       update: (settings) => {
         const values = { ...settings, gradientScale: 1 / scale };
@@ -217,8 +247,9 @@ export class Programs {
         this.#engine.write(this.#sum, new Float32Array(1));
         // Loaded for as long as it takes: measuring is rare, and its memory is better left to the step.
         using loss = await this.#engine.load(this.loss);
-        for (const batch of batches) {
-          this.#feed.write(this.#engine, batch, total);
+        // One batch after the other, as cutting one up begins its state afresh.
+        for (const piece of batches.values().flatMap(pieces)) {
+          this.#feed.write(this.#engine, piece, total);
           loss.run();
         }
         const [value] = await this.#engine.read(this.#sum);
