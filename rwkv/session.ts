@@ -17,7 +17,7 @@ import type { ModelConfig } from "./config.ts";
 import { forwardV7, type LayerState, startingState, type Wiring } from "./v7.ts";
 
 /** Longest piece that is read at once. */
-const LONGEST = 128;
+export const LONGEST = 128;
 
 /** Which rows' logits a piece gives. */
 type Logits = "none" | "last" | "all";
@@ -35,6 +35,26 @@ interface ScoredPiece {
   readonly targets: Variable;
   readonly weights: Variable;
   readonly loss: Variable;
+}
+
+/** What B sequences carry, part by part: of every layer the last row of the time mix, the WKV state, the last row of the channel mix. */
+export function stateParts(
+  { layers, channels: C, heads: H, headSize: N }: ModelConfig,
+  B: number,
+): { name: string; shape: number[] }[] {
+  return Array.from({ length: layers }, (_, layer) => [
+    { name: `state.${layer}.attShift`, shape: [B, C] },
+    { name: `state.${layer}.wkv`, shape: [B, H * N * N] },
+    { name: `state.${layer}.ffnShift`, shape: [B, C] },
+  ]).flat();
+}
+
+/** The parts of {@link stateParts}, or anything made of each, layer by layer. */
+export function byLayer<T>(parts: readonly T[]): { [K in keyof LayerState]: T }[] {
+  return Array.from({ length: parts.length / 3 }, (_, layer) => {
+    const [attShift, wkv, ffnShift] = parts.slice(3 * layer, 3 * layer + 3) as [T, T, T];
+    return { attShift, wkv, ffnShift };
+  });
 }
 
 interface Piece {
@@ -62,13 +82,7 @@ export class Session {
     readonly wire: (graph: Graph) => Wiring,
     readonly engine: Engine,
   ) {
-    const { layers, channels: C, heads: H, headSize: N } = config;
-    const parts = Array.from({ length: layers }, (_, layer) => [
-      { name: `state.${layer}.attShift`, shape: [1, C] },
-      { name: `state.${layer}.wkv`, shape: [1, H * N * N] },
-      { name: `state.${layer}.ffnShift`, shape: [1, C] },
-    ]).flat();
-    this.#state = Variable.pack("state", parts);
+    this.#state = Variable.pack("state", stateParts(config, 1));
     engine.allocate(this.#state.whole);
   }
 
@@ -145,10 +159,7 @@ export class Session {
   }
 
   #layers<T>(f: (variable: Variable) => T): { [K in keyof LayerState]: T }[] {
-    return Array.from({ length: this.config.layers }, (_, i) => {
-      const [attShift, wkv, ffnShift] = this.#state.parts.slice(3 * i, 3 * i + 3).map(f) as [T, T, T];
-      return { attShift, wkv, ffnShift };
-    });
+    return byLayer(this.#state.parts.map(f));
   }
 
   /**

@@ -11,6 +11,7 @@ import { dataDigest } from "./data/files.ts";
 import type { Text } from "./data/text.ts";
 import type { Learner } from "./learner.ts";
 import type { TrainListeners, TrainResult } from "./listeners.ts";
+import { LOG_FILE, RunLog } from "./log.ts";
 import { stepCounts, trainSteps } from "./loop.ts";
 import { megabytes, planMemory, requireMemory } from "./memory.ts";
 import { Metrics } from "./metrics.ts";
@@ -36,9 +37,11 @@ import { Validation } from "./validation.ts";
 /** Trains an adapter, or a whole model, and leaves everything in the run folder. */
 export async function train(
   options: TrainOptions = {},
-  listeners: TrainListeners = {},
+  told: TrainListeners = {},
 ): Promise<TrainResult> {
-  const { onMessage = () => {}, onPhase } = listeners;
+  using log = new RunLog();
+  const listeners = log.logged(told);
+  const { onMessage, onPhase } = listeners;
   const from = options.resume === undefined ? undefined : resumePoint(options.resume);
   const previous = from && readRun(from.run);
   const settings = previous ? resumedSettings(previous.settings, options) : settle(options, freeFolder);
@@ -65,10 +68,14 @@ export async function train(
   };
   if (previous) requireSameInputs(previous, config, projDir);
   onMessage(requireMemory(learner, planMemory(learner, text.heldOut !== undefined)));
-  onPhase?.("preparing the programs");
+  onPhase("preparing the programs");
   using programs = await learner.programs.load();
   const first = openRun(projDir, config, learner, { from, hold, onMessage });
-  return await runIn(projDir, first, learner, programs, text, { ...listeners, onMessage });
+  log.open(join(projDir, LOG_FILE));
+  return await runIn(projDir, first, learner, programs, text, listeners).catch((error) => {
+    log.end(error);
+    throw error;
+  });
 }
 
 /** Makes the run folder ready, or goes on in it. @returns the steps that were taken before; undefined in a new folder */
