@@ -19,7 +19,7 @@ const USAGE =
   deno task run_bone --load_model model.pth --data_file tokens.idx --proj_dir runs/mine`;
 
 const FLAGS = {
-  dataFile: text("FILE", "what to read: .jsonl, .csv, .parquet, plain text, or a folder of these"),
+  dataFile: text("FILE", "what to read: .jsonl, .json, .csv, .parquet, plain text, or a folder of these"),
   output: text("NAME", "where the tokens go, without extension; without it, the data file's name"),
   loadModel: file("the model that will learn it, whose vocabulary decides how text is cut into tokens"),
   vocab: file("World vocabulary; with it, no model is needed"),

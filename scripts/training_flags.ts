@@ -37,10 +37,10 @@ export const MODEL = {
 export const FILES = {
   dataFile: text(
     "FILE",
-    "text to learn: .jsonl, .csv, .parquet, plain text, binidx, or a folder of these; without it, for the bundled model, the bundled one",
+    "text to learn: .jsonl, .json, .csv, .parquet, plain text, binidx, or a folder of these; without it, for the bundled model, the bundled one",
   ),
   dataType: choice(
-    ["auto", "utf-8", "jsonl", "csv", "parquet", "binidx", "sft"],
+    ["auto", "utf-8", "jsonl", "json", "csv", "parquet", "binidx", "sft"],
     "how to read it; auto and sft go by extensions",
   ),
   sftField: list("fields of a record: text or messages; prompt and answer; or instruction, input and output"),

@@ -75,6 +75,12 @@ Deno.test("readDocuments + every known form of a record", async () => {
     [{ text: "plain" }, "⟦plain<end>⟧"],
     [{ messages: [{ role: "user", content: "Q" }, { role: "assistant", content: "A" }] }, chat],
     [{ conversations: [{ from: "human", value: "Q" }, { from: "gpt", value: "A" }] }, chat],
+    [{
+      messages: [{ role: "user", content: [{ type: "text", text: "Q" }] }, {
+        role: "assistant",
+        content: "A",
+      }],
+    }, chat],
     [{ prompt: "Q", completion: "A", id: 7 }, chat],
     [{ instruction: "I", input: "X", output: "O" }, "Instruction: I\n\nInput: X\n\nResponse:⟦ O<end>⟧"],
     [{ instruction: "I", input: "", output: "O" }, "Instruction: I\n\nResponse:⟦ O<end>⟧"],
@@ -170,6 +176,10 @@ Deno.test("readDocuments + wrong records say where and what", async () => {
       { messages: [{ role: "user", content: null }] },
       /message 1 of "messages": "content" must be a string, found null$/,
     ],
+    [
+      { messages: [{ role: "user", content: [{ type: "image_url" }] }] },
+      /message 1 of "messages": "content" has a piece that is no text \("image_url"\)$/,
+    ],
     [{ prompt: 1, completion: "A" }, /a\.jsonl:1: "prompt" must be a string, found a number$/],
     [{ instruction: "I", output: "O", input: [] }, /a\.jsonl:1: "input" must be a string, found an array$/],
     [{ query: "Q" }, /a\.jsonl:1: "response" is missing$/, { sftField: ["query", "response"] }],
@@ -253,6 +263,22 @@ Deno.test("readDocuments + CSV and TSV: quotes, lines inside fields, a byte orde
     /The data file .*a\.csv is not valid UTF-8: save it as UTF-8$/,
   );
   await assert.rejects(read({ "a.csv": "" }), /a\.csv holds no document/);
+});
+
+Deno.test("readDocuments + a JSON list: its records, and what is none", async () => {
+  const list = JSON.stringify([{ instruction: "I", input: "", output: "O" }, { text: "x" }], null, 2);
+  const { texts, summary } = await read({ "a.json": `\uFEFF ${list}` });
+  assert.deepEqual(texts, ["Instruction: I\n\nResponse:⟦ O<end>⟧", "⟦x<end>⟧"]);
+  assert.equal(summary.dataType, "json");
+  await assert.rejects(
+    read({ "a.json": `[{"text": "x"}, {"txt": "y"}]` }),
+    /a\.json, record 2: expected "text"/,
+  );
+  await assert.rejects(
+    read({ "a.json": `[{"text": "x"}` }),
+    /Cannot read the data file .*a\.json: it is no JSON \(/,
+  );
+  await assert.rejects(read({ "a.json": "[]" }), /a\.json holds no document/);
 });
 
 Deno.test("readDocuments + Parquet: columns, nested messages, several row groups, and a file that is none", async () => {

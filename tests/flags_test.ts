@@ -221,7 +221,7 @@ Deno.test("RWKV-PEFT's flags whose other values are not supported say what there
   );
   refuses(
     ["--data_type", "numpy"],
-    '--data_type must be one of auto, utf-8, jsonl, csv, parquet, binidx, sft: it is "numpy"',
+    '--data_type must be one of auto, utf-8, jsonl, json, csv, parquet, binidx, sft: it is "numpy"',
     RUN_BONE,
   );
   refuses(

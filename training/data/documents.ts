@@ -1,7 +1,7 @@
 /**
  * Reads a data set and turns it into documents of token ids.
  *
- * A plain text file is one document; a record of a jsonl, CSV or Parquet file is one; a folder gives those of all its files. Every
+ * A plain text file is one document; a record of a jsonl, JSON, CSV or Parquet file is one; a folder gives those of all its files. Every
  * document ends with the tokenizer's end-of-text token, so that a model learns where texts end. Conversations are written out
  * in a prompt format, and only their answers are targets unless something else is asked for. Text is taken as it is written, but
  * that plain text loses its byte order mark and CRLF becomes LF; text that is not valid UTF-8 is refused, never repaired. Nothing is
@@ -18,7 +18,7 @@ import { type Example, exampleOf } from "./examples.ts";
 import { type DataFile, dataFiles, type DataType, pathsOf } from "./files.ts";
 import type { Row } from "./read/row.ts";
 import { readCsv, readParquet } from "./read/tables.ts";
-import { readJsonLines, readText } from "./read/text.ts";
+import { readJson, readJsonLines, readText } from "./read/text.ts";
 
 /** What counts as a target; padding never does. */
 export type LossMask = "auto" | "none" | "pad" | "qa";
@@ -120,6 +120,9 @@ export async function readDocuments(
   };
 }
 
+/** Readers of files of records. */
+const READERS = { jsonl: readJsonLines, json: readJson, csv: readCsv, parquet: readParquet } as const;
+
 /** Collects documents and counts. */
 class Reader {
   readonly documents: Uint32Array[] = [];
@@ -152,8 +155,8 @@ class Reader {
     } else {
       await this.#addRows(
         path,
-        type === "jsonl" ? readJsonLines(path) : type === "csv" ? readCsv(path) : readParquet(path),
-        type === "jsonl" ? "lines" : "rows",
+        READERS[type](path),
+        type === "jsonl" ? "lines" : type === "json" ? "records" : "rows",
       );
     }
   }

@@ -112,11 +112,24 @@ function turnsOf(value: unknown, key: string): Turn[] {
     }
     try {
       const reasoning = role === "assistant" ? reasoningOf(fields) : {};
-      return { role, content: stringOf(fields, contentKey!), ...reasoning };
+      return { role, content: contentOf(fields, contentKey!), ...reasoning };
     } catch (error) {
       throw new Error(`${where}: ${(error as Error).message}`);
     }
   });
+}
+
+/** What is said: text, or a list of pieces of text as some services write it. */
+function contentOf(fields: Fields, key: string): string {
+  const content = fields[key];
+  if (!Array.isArray(content)) return stringOf(fields, key);
+  return content.map((piece: unknown) => {
+    const { type, text } = (piece ?? {}) as Fields;
+    if (type !== "text" || typeof text !== "string") {
+      throw new Error(`"${key}" has a piece that is no text (${JSON.stringify(type) ?? nameOf(piece)})`);
+    }
+    return stringOf({ text }, "text");
+  }).join("\n");
 }
 
 /** What the assistant thought, under the names that it goes by. */

@@ -8,7 +8,7 @@ import { existsSync } from "node:fs";
 import { join, relative } from "node:path";
 
 /** How a file is read. */
-export type FileType = "utf-8" | "jsonl" | "csv" | "parquet" | "binidx";
+export type FileType = "utf-8" | "jsonl" | "json" | "csv" | "parquet" | "binidx";
 
 /** What `--data_type` may say: a {@link FileType}, `auto` to go by extensions, or RWKV-PEFT's `sft`, which is the same here. */
 export type DataType = FileType | "auto" | "sft";
@@ -30,6 +30,7 @@ export interface DataFiles {
 
 const EXTENSIONS: readonly (readonly [RegExp, FileType])[] = [
   [/\.(jsonl|ndjson)$/i, "jsonl"],
+  [/\.json$/i, "json"],
   [/\.(csv|tsv)$/i, "csv"],
   [/\.parquet$/i, "parquet"],
   [/\.(idx|bin)$/i, "binidx"],
@@ -71,7 +72,7 @@ export function dataFiles(path: string, dataType: DataType = "auto"): DataFiles 
   if (files.length === 0) {
     throw new Error(
       `Cannot read the data folder ${path}: none of its ${passedOver.length} files is ` +
-        (given ? `of the type ${given}` : ".jsonl, .txt, .csv, .parquet or a binidx pair"),
+        (given ? `of the type ${given}` : ".jsonl, .json, .txt, .csv, .parquet or a binidx pair"),
     );
   }
   return { files, passedOver };
@@ -79,11 +80,6 @@ export function dataFiles(path: string, dataType: DataType = "auto"): DataFiles 
 
 /** How a single file is read, by its extension: plain text unless that says otherwise. */
 function typeOf(path: string): FileType {
-  if (/\.json$/i.test(path)) {
-    throw new Error(
-      `Cannot tell how to read ${path}: write one {"text": "..."} a line as .jsonl, or say --data_type jsonl or utf-8`,
-    );
-  }
   const type = EXTENSIONS.find(([extension]) => extension.test(path))?.[1];
   return type === undefined || type === "binidx" ? "utf-8" : type;
 }

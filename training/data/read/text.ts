@@ -74,6 +74,30 @@ export async function* readJsonLines(path: string): AsyncGenerator<Row> {
   }
 }
 
+/**
+ * The records of a JSON file: those of the one list that it holds, or one a line where it begins with an object.
+ * @throws Error in one sentence where it is no JSON
+ */
+export async function* readJson(path: string): AsyncGenerator<Row> {
+  const bytes = afterByteOrderMark(await Deno.readFile(path), path);
+  const first = bytes.find((byte) => byte > 0x20);
+  if (first === undefined) return;
+  if (first !== "[".charCodeAt(0)) {
+    yield* readJsonLines(path);
+    return;
+  }
+  let list: unknown[];
+  try {
+    list = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch (error) {
+    const what = error instanceof SyntaxError ? `no JSON (${error.message})` : "not valid UTF-8";
+    throw new Error(`Cannot read the data file ${path}: it is ${what}`);
+  }
+  for (const [i, value] of list.entries()) {
+    yield { place: `${path}, record ${i + 1}`, read: () => value };
+  }
+}
+
 function jsonOf(bytes: Uint8Array, utf8: TextDecoder): unknown {
   let source: string;
   try {
