@@ -68,8 +68,7 @@ export async function trainSteps(options: LoopOptions): Promise<LoopResult> {
   const { accumulateGradBatches: many, epochSave, saveSteps } = settings;
   const { planned, anEpoch } = stepCounts(settings, batches);
   const steps = settings.maxSteps ?? planned;
-  const started = performance.now();
-  let time = started, tokensSoFar = 0, loss = NaN;
+  let time = 0, seconds = 0, tokensSoFar = 0, loss = NaN;
   let smoothed = metrics.kept.findLast((line) => "smoothedLoss" in line)?.smoothedLoss as number | undefined;
   const inFlight: Submitted[] = [];
 
@@ -91,7 +90,9 @@ export async function trainSteps(options: LoopOptions): Promise<LoopResult> {
     requireFinite("gradient norm", norm, step, many, projDir);
     smoothed = smoothed === undefined ? loss : smoothed + Math.max(SMOOTHING, 1 / step) * (loss - smoothed);
     tokensSoFar += tokens;
-    const now = performance.now();
+    const now = performance.now(), taken = (now - time) / 1000;
+    seconds += taken;
+    time = now;
     const line: StepReport = {
       step,
       steps,
@@ -100,11 +101,10 @@ export async function trainSteps(options: LoopOptions): Promise<LoopResult> {
       learningRate: rate,
       gradientNorm: norm,
       tokens,
-      tokensPerSecond: tokens / ((now - time) / 1000),
-      secondsLeft: (now - started) / 1000 / (step - first) * (steps - step),
+      tokensPerSecond: tokens / taken,
+      secondsLeft: seconds / (step - first) * (steps - step),
       memoryBytes: engine.allocatedBytes,
     };
-    time = now;
     metrics.write({ ...line });
     onStep?.(line);
   };
@@ -131,6 +131,7 @@ export async function trainSteps(options: LoopOptions): Promise<LoopResult> {
   if (step > 0 && validation.due(step) && validation.last?.step !== step) await look();
   let stoppedEarly = inVain();
   onPhase?.("training");
+  time = performance.now();
   while (step < steps && !stopped && !stoppedEarly) {
     inFlight.push(submit(step++));
     await hearUpTo(IN_FLIGHT[engine.name]);
@@ -156,7 +157,7 @@ export async function trainSteps(options: LoopOptions): Promise<LoopResult> {
     );
   }
   if (step > first) {
-    const seconds = (performance.now() - started) / 1000, rate = Math.round(tokensSoFar / seconds);
+    const rate = Math.round(tokensSoFar / seconds);
     onMessage(`Trained ${step - first} steps in ${seconds.toFixed(1)} s, ${rate} tokens/s`);
   }
   return { loss, step, stopped, stoppedEarly };
