@@ -17,7 +17,9 @@ import { Adapter, AdapterError, checkBase, newAdapter } from "./adapters/adapter
 import { loadAdapter as loadAdapterFile } from "./adapters/file.ts";
 import type { AdapterHints } from "./adapters/method.ts";
 import { adapterMethod } from "./adapters/registry.ts";
-import { attach, wireAdapter } from "./adapters/wiring.ts";
+import { type AdapterChoice, AdapterSet, adaptersOf, promptFormatOf } from "./adapters/set.ts";
+import { type Term, weightedSum as sumOfAdapters } from "./adapters/sum.ts";
+import { attachAll, wireAdapter } from "./adapters/wiring.ts";
 import { localPath } from "./formats/hub.ts";
 import { chooseEngine, type EngineChoice } from "./kernels/engines/choose.ts";
 import { generateTokens } from "./rwkv/generate.ts";
@@ -51,6 +53,8 @@ export type {
   Site,
   UnnamedFile,
 } from "./adapters/method.ts";
+export { type AdapterChoice, AdapterSet };
+export type { Term } from "./adapters/sum.ts";
 export type { Targets } from "./adapters/targets.ts";
 export { registerAdapter } from "./adapters/registry.ts";
 export { fetchFromHub, type FetchOptions, HubError } from "./formats/hub.ts";
@@ -169,6 +173,15 @@ export function loadAdapter(path: string, hints: AdapterHints = {}): Promise<Ada
   return Promise.resolve().then(() => loadAdapterFile(path, hints));
 }
 
+/**
+ * The adapter that adds a weighted sum of what others add to a model.
+ * @param terms adapters with their factors
+ * @throws AdapterError where a sum would not be exact (BAT, DoRA, state tuning, weights that trained along), or one does not fit
+ */
+export function weightedSum(model: Model, terms: readonly Term[]): Adapter {
+  return sumOfAdapters(model.config, terms);
+}
+
 /** How {@link generate} goes on from a prompt. */
 export interface GenerateOptions {
   /** What the text goes on from; with a prompt format, what the user says. */
@@ -180,8 +193,8 @@ export interface GenerateOptions {
   readonly promptFormat?: string;
   /** Comes before the user's words, where the format has a place for it. */
   readonly system?: string;
-  /** An adapter to read the model with. */
-  readonly adapter?: Adapter;
+  /** Adapters to read the model with: one, several in stacking order, or those of a set that are in use. */
+  readonly adapter?: AdapterChoice;
   /** Tokens at most. Default: 256. */
   readonly tokens?: number;
   /** 0 takes the likeliest token every time. Default: 1. */
@@ -199,25 +212,26 @@ export interface GenerateOptions {
  * @throws RangeError for a temperature below 0, a topP outside (0, 1], a count below 1 or an unknown prompt format
  */
 export async function* generate(model: Model, options: GenerateOptions): AsyncGenerator<string> {
-  const { prompt, adapter, tokens = 256, temperature = 1, topP = 0.85, seed = 42, vocab } = options;
+  const { prompt, tokens = 256, temperature = 1, topP = 0.85, seed = 42, vocab } = options;
   if (!(temperature >= 0)) throw new RangeError(`The temperature must be at least 0: it is ${temperature}`);
   if (!(topP > 0 && topP <= 1)) throw new RangeError(`top_p must be above 0 and at most 1: it is ${topP}`);
   if (!(Number.isSafeInteger(tokens) && tokens >= 1)) {
     throw new RangeError(`The number of tokens must be a whole number of at least 1: it is ${tokens}`);
   }
   const { config, engine, file } = model;
-  const stored = adapter?.promptFormat ?? file.metadata.get(PROMPT_FORMAT);
+  const adapters = adaptersOf(options.adapter);
+  const stored = promptFormatOf(adapters) ?? file.metadata.get(PROMPT_FORMAT);
   const format = promptFormat(options.promptFormat ?? stored ?? "plain");
   const tokenizer = await chooseTokenizer({
     vocabulary: config.vocabulary,
     modelPath: file.path,
     ...(vocab === undefined ? {} : { vocab }),
   });
-  if (adapter) checkBase(adapter, model.fingerprint, file.path);
-  using attachment = adapter && attach(adapter, model);
+  for (const adapter of adapters) checkBase(adapter, model.fingerprint, file.path);
+  using attached = attachAll(adapters, model);
   const session = new Session(
     config,
-    (graph) => attachment ? wireAdapter(graph, model, attachment) : model.wire(graph),
+    (graph) => wireAdapter(graph, model, attached),
     engine,
   );
   try {

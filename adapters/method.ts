@@ -111,6 +111,8 @@ export interface AdapterMethod<S extends Settings = Settings> {
    * @throws RangeError in one sentence where it cannot be had back
    */
   unmerge?(call: AdapterMerge<S>): Float32Array;
+  /** Whether what merging adds is linear in the tensors, so that adapters with equal settings add up tensor by tensor. */
+  readonly isLinear?: boolean;
   /** What merging adds as a product of thin matrices: only for methods that add the same whatever the weight is. */
   lowRank?(call: Omit<AdapterMerge<S>, "weight">): LowRank;
   /**

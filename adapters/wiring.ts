@@ -37,6 +37,16 @@ export function attach(given: Adapter, { config, engine, file }: Model): Attachm
   };
 }
 
+/** Puts adapters on the engine of a model, in stacking order. @throws AdapterError if one does not fit the model */
+export function attachAll(adapters: readonly Adapter[], model: Model): readonly Attachment[] & Disposable {
+  using held = new DisposableStack();
+  const attached = adapters.map((adapter) => held.use(attach(adapter, model)));
+  // That two bring the same weight is heard before anything is built.
+  broughtWeights(attached, model.config);
+  const kept = held.move();
+  return Object.assign(attached, { [Symbol.dispose]: () => kept.dispose() });
+}
+
 /** The shape that graphs use for a tensor of an adapter. */
 export function adapterShape(name: string, shape: readonly number[], config: ModelConfig): readonly number[] {
   return weightShapes(config).has(name) || stateShapes(config).has(name) ? graphShape(name, shape) : shape;
@@ -129,9 +139,12 @@ function adapted(
         ...call,
         x,
         base: below.apply,
-        weight: below.weight(),
+        get weight() {
+          return below.weight();
+        },
         dropout: (x, share) => seed && share > 0 ? dropout(graph, x, seed, { share, salt }) : x,
       }),
-    weight: () => method.weight!({ ...call, weight: below.weight() }),
+    // Nothing that reads the weight stands above what does not.
+    weight: () => readsWeight(adapter) ? method.weight!({ ...call, weight: below.weight() }) : below.weight(),
   };
 }

@@ -3,11 +3,11 @@
  *
  * @module
  */
-import { evaluate, loadAdapter, Model } from "../mod.ts";
+import { type AdapterHints, evaluate, loadAdapter, Model } from "../mod.ts";
 import { chooseEngine } from "../kernels/engines/choose.ts";
 import { EXAMPLE, OptionError } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
-import { choice, file, helpText, parseFlags, text, whole } from "./flags.ts";
+import { choice, file, files, helpText, parseFlags, real, text, whole } from "./flags.ts";
 import { Progress } from "./progress.ts";
 import { FILES } from "./training_flags.ts";
 
@@ -19,7 +19,9 @@ const USAGE =
 
 const FLAGS = {
   loadModel: file("model, .pth or .safetensors; without it the bundled one"),
-  adapter: file("adapter to use with it, unmerged"),
+  adapter: files("adapters to use with it, unmerged; several stack in this order"),
+  loraAlpha: real("alpha of a LoRA whose file does not hold it"),
+  batAxis: choice(["in", "out"], "how the blocks of a BAT are chosen, where its file does not show it"),
   dataFile: text(
     "FILE",
     "text to predict: whatever training reads; without it, for the bundled model, the bundled one",
@@ -50,10 +52,21 @@ export async function main(args: readonly string[], work: Work): Promise<number>
     console.log(helpText(USAGE, { "Flags": FLAGS }, (option) => DEFAULTS[option]));
     return 0;
   }
-  const { loadModel = EXAMPLE.model, adapter: adapterPath, engine: chosen = "auto", ...given } = values;
+  const {
+    loadModel = EXAMPLE.model,
+    adapter: adapterPaths = [],
+    loraAlpha,
+    batAxis,
+    engine: chosen = "auto",
+    ...given
+  } = values;
   const dataFile = given.dataFile ?? (values.loadModel === undefined ? EXAMPLE.data : undefined);
   if (dataFile === undefined) throw new OptionError("No text was given: name a file with --data_file");
-  const adapter = adapterPath === undefined ? undefined : await loadAdapter(adapterPath);
+  const hints: AdapterHints = {
+    ...(loraAlpha === undefined ? {} : { loraAlpha }),
+    ...(batAxis === undefined ? {} : { batAxis }),
+  };
+  const adapter = await Promise.all(adapterPaths.map((path) => loadAdapter(path, hints)));
   const { engine, reason } = await chooseEngine(chosen);
   console.error(reason);
   using model = Model.load(loadModel, engine);
@@ -62,7 +75,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   const result = await evaluate(model, {
     ...given,
     dataFile,
-    ...(adapter ? { adapter } : {}),
+    adapter,
     onDocument: (done, all) => {
       work.begun = true;
       if (performance.now() - shown < 5000) return;

@@ -54,6 +54,16 @@ export function file(meaning: string): Flag<string> {
   return one("FILE", meaning, localPath);
 }
 
+/** Paths of files, or names of models on the Hub. */
+export function files(meaning: string): Flag<string[]> {
+  return {
+    placeholder: "FILE …",
+    meaning,
+    takes: "many",
+    read: (values) => values.map((value) => localPath(value)),
+  };
+}
+
 /** A whole number, negative ones included. */
 export function whole(meaning: string): Flag<number> {
   return one("N", meaning, (text) => {

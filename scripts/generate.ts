@@ -3,12 +3,13 @@
  *
  * @module
  */
-import { generate, loadAdapter, Model, PROMPT_FORMATS } from "../mod.ts";
+import { type AdapterHints, generate, loadAdapter, Model, PROMPT_FORMATS } from "../mod.ts";
+import { promptFormatOf } from "../adapters/set.ts";
 import { PROMPT_FORMAT } from "../rwkv/prompt_format.ts";
 import { chooseEngine } from "../kernels/engines/choose.ts";
 import { EXAMPLE } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
-import { choice, file, helpText, parseFlags, real, text, whole } from "./flags.ts";
+import { choice, file, files, helpText, parseFlags, real, text, whole } from "./flags.ts";
 import { printable } from "./progress.ts";
 
 const USAGE = `Text that follows a prompt.
@@ -17,7 +18,9 @@ const USAGE = `Text that follows a prompt.
 
 const FLAGS = {
   loadModel: file("model, .pth or .safetensors; without it the bundled one"),
-  adapter: file("adapter to use with it, unmerged"),
+  adapter: files("adapters to use with it, unmerged; several stack in this order"),
+  loraAlpha: real("alpha of a LoRA whose file does not hold it"),
+  batAxis: choice(["in", "out"], "how the blocks of a BAT are chosen, where its file does not show it"),
   prompt: text("TEXT", "what the text begins with, or what the user says"),
   promptFormat: text(
     "NAME",
@@ -53,17 +56,28 @@ export async function main(args: readonly string[], work: Work): Promise<number>
     );
     return 0;
   }
-  const { loadModel = EXAMPLE.model, adapter: adapterPath, engine: choice, ...options } = {
+  const {
+    loadModel = EXAMPLE.model,
+    adapter: adapterPaths = [],
+    loraAlpha,
+    batAxis,
+    engine: choice,
+    ...options
+  } = {
     ...DEFAULTS,
     ...values,
   };
-  const adapter = adapterPath === undefined ? undefined : await loadAdapter(adapterPath);
+  const hints: AdapterHints = {
+    ...(loraAlpha === undefined ? {} : { loraAlpha }),
+    ...(batAxis === undefined ? {} : { batAxis }),
+  };
+  const adapter = await Promise.all(adapterPaths.map((path) => loadAdapter(path, hints)));
   const { engine, reason } = await chooseEngine(choice);
   console.error(reason);
   using model = Model.load(loadModel, engine);
-  const pieces = generate(model, { ...options, ...(adapter ? { adapter } : {}) });
+  const pieces = generate(model, { ...options, adapter });
   const write = writer();
-  const stored = adapter?.promptFormat ?? model.file.metadata.get(PROMPT_FORMAT);
+  const stored = promptFormatOf(adapter) ?? model.file.metadata.get(PROMPT_FORMAT);
   const isPlain = (options.promptFormat ?? stored ?? "plain") === "plain";
   if (!isPlain && options.promptFormat === undefined) console.error(`Prompt format: ${stored}`);
   // Of a conversation the answer is shown, of a text all.

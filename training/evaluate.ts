@@ -4,8 +4,9 @@
  *
  * @module
  */
-import { type Adapter, checkBase } from "../adapters/adapter.ts";
-import { attach, wireAdapter } from "../adapters/wiring.ts";
+import { checkBase } from "../adapters/adapter.ts";
+import { type AdapterChoice, adaptersOf, promptFormatOf } from "../adapters/set.ts";
+import { attachAll, wireAdapter } from "../adapters/wiring.ts";
 import type { Model } from "../rwkv/model.ts";
 import { PROMPT_FORMAT } from "../rwkv/prompt_format.ts";
 import { Session } from "../rwkv/session.ts";
@@ -20,8 +21,8 @@ export interface EvaluateOptions extends ReadDocumentsOptions {
   readonly dataFile: string;
   /** `perplexity`, the default, or `last_word`. */
   readonly metric?: "perplexity" | "last_word";
-  /** An adapter to read the model with. */
-  readonly adapter?: Adapter;
+  /** Adapters to read the model with: one, several in stacking order, or a set's. */
+  readonly adapter?: AdapterChoice;
   /** World vocabulary file. Default: beside the model. */
   readonly vocab?: string;
   /** Documents at most, from the first. Default: all. */
@@ -53,22 +54,23 @@ export interface Evaluation {
  * @throws Error in one sentence where the data set cannot be read or holds nothing to measure
  */
 export async function evaluate(model: Model, options: EvaluateOptions): Promise<Evaluation> {
-  const { dataFile, adapter, metric = "perplexity", vocab, limit = Infinity, onDocument } = options;
+  const { dataFile, metric = "perplexity", vocab, limit = Infinity, onDocument } = options;
   if (!(limit >= 1)) throw new RangeError(`The limit must be at least 1 document: it is ${limit}`);
   const tokenizer = await chooseTokenizer({
     vocabulary: model.config.vocabulary,
     modelPath: model.file.path,
     ...(vocab === undefined ? {} : { vocab }),
   });
-  const taught = adapter?.promptFormat ?? model.file.metadata.get(PROMPT_FORMAT);
+  const adapters = adaptersOf(options.adapter);
+  const taught = promptFormatOf(adapters) ?? model.file.metadata.get(PROMPT_FORMAT);
   const reading = { ...options, promptFormat: options.promptFormat ?? taught };
   const { documents: all, summary } = await readDocuments(dataFile, tokenizer, reading);
   const documents = all.slice(0, Math.min(limit, all.length));
-  if (adapter) checkBase(adapter, model.fingerprint, model.file.path);
-  using attachment = adapter && attach(adapter, model);
+  for (const adapter of adapters) checkBase(adapter, model.fingerprint, model.file.path);
+  using attached = attachAll(adapters, model);
   const session = new Session(
     model.config,
-    (graph) => attachment ? wireAdapter(graph, model, attachment) : model.wire(graph),
+    (graph) => wireAdapter(graph, model, attached),
     model.engine,
   );
   const total = { documents: 0, skipped: summary.skipped, targets: 0, bytes: 0, nats: 0, right: 0 };

@@ -3,8 +3,8 @@
  *
  * @module
  */
-import type { Adapter } from "../adapters/adapter.ts";
-import { attach, wireAdapter } from "../adapters/wiring.ts";
+import { type AdapterChoice, adaptersOf } from "../adapters/set.ts";
+import { attachAll, wireAdapter } from "../adapters/wiring.ts";
 import { Graph, Variable } from "../kernels/graph.ts";
 import { backward } from "../kernels/gradient.ts";
 import { linearCrossEntropy } from "../kernels/ops/cross_entropy/op.ts";
@@ -21,8 +21,8 @@ export interface GradientOptions {
   readonly mask?: readonly ArrayLike<number>[];
   /** [B][T] over inputs: not 0 at the first token of each document, where several share a row. One document a row else. */
   readonly starts?: readonly ArrayLike<number>[];
-  /** An adapter to read the model with. */
-  readonly adapter?: Adapter;
+  /** Adapters to read the model with: one, several in stacking order, of which the last trains, or a set's. */
+  readonly adapter?: AdapterChoice;
   /** Which gradients: the adapter's tensors that train, or the model's weights and the adapter's. Default: the adapter's where there is one. */
   readonly parameters?: "all" | "adapter";
   /** Compute blocks again in the backward pass instead of keeping them. */
@@ -38,8 +38,9 @@ export async function computeGradients(
   options: GradientOptions,
 ): Promise<{ loss: number; gradients: Map<string, Float32Array> }> {
   const { engine, config } = model;
-  const { tokens, mask, starts, adapter, parameters = adapter ? "adapter" : "all", recompute = false } =
-    options;
+  const { tokens, mask, starts, recompute = false } = options;
+  const adapters = adaptersOf(options.adapter), adapter = adapters.at(-1);
+  const { parameters = adapter ? "adapter" : "all" } = options;
   const B = tokens.length, T = (tokens[0]?.length ?? 0) - 1;
   const counted = checkBatch(tokens, mask, starts, config.vocabulary);
   if (parameters === "adapter" && !adapter) {
@@ -52,7 +53,7 @@ export async function computeGradients(
     variables.push(variable);
     return variable;
   };
-  using attachment = adapter && attach(adapter, model);
+  using attached = attachAll(adapters, model);
   try {
     const flat = (f: (b: number, t: number) => number) =>
       Array.from({ length: B * T }, (_, i) => f(Math.floor(i / T), i % T));
@@ -73,14 +74,14 @@ export async function computeGradients(
     );
 
     const graph = new Graph();
-    const wiring = attachment ? wireAdapter(graph, model, attachment) : model.wire(graph);
+    const wiring = wireAdapter(graph, model, attached);
     const { hidden } = forwardV7(wiring, graph.use(inputs), {
       T,
       recompute,
       keep: keep && graph.use(keep),
     });
     const head = wiring.weight("head.weight");
-    const wanted = new Map(attachment?.variables);
+    const wanted = new Map(attached.at(-1)?.variables);
     const own = adapter?.parametersOn(config);
     for (const name of wanted.keys()) if (own?.get(name)?.frozen) wanted.delete(name);
     if (parameters === "all") {

@@ -104,6 +104,7 @@ export const bone: AdapterMethod<BoneSettings> = {
     const whole = period.out < site.out ? tile(graph, small, site.out) : small;
     return map(graph, [base(x), whole], (y, added) => y.add(added));
   },
+  isLinear: true,
   merge: (call) => changed(call, 1),
   unmerge: (call) => changed(call, -1),
   lowRank(call): LowRank {
