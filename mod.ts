@@ -34,6 +34,7 @@ import { chosenTargets } from "./training/methods.ts";
 export { saveAdapter } from "./adapters/file.ts";
 export { savePeft, type SavePeftOptions } from "./adapters/peft/write.ts";
 export type { PeftType } from "./adapters/peft/config.ts";
+export { type AdapterSummary, inspect, type Inspection, type ModelSummary } from "./adapters/inspect.ts";
 export { saveRwkvPeft, type SaveRwkvPeftOptions } from "./adapters/rwkv_peft.ts";
 export { Adapter, AdapterError };
 export type { HostTensor } from "./adapters/adapter.ts";

@@ -17,7 +17,7 @@ import { assign } from "../kernels/ops/update/op.ts";
 import { compile } from "../kernels/plan.ts";
 import { Model } from "../rwkv/model.ts";
 import { Session } from "../rwkv/session.ts";
-import type { Adapter } from "./adapter.ts";
+import { type Adapter, tensorsAt } from "./adapter.ts";
 import { fitTo, type Place } from "./fit.ts";
 import type { Site } from "./method.ts";
 import { transposed } from "./transpose.ts";
@@ -206,8 +206,9 @@ class ProbedLayer {
     const { engine, variables, adapter } = this;
     engine.write(variables.base, base);
     engine.write(variables.merged, merged);
+    const tensors = tensorsAt(adapter, site, () => base);
     for (const [name, variable] of this.parameters) {
-      engine.write(variable, adapter.tensors.get(`${site.name}.${name}`)!.data);
+      engine.write(variable, tensors[name]!.data);
     }
     this.executable.run();
     return { adapted: await engine.read(variables.adapted), plain: await engine.read(variables.plain) };

@@ -239,7 +239,10 @@ class MergedContent {
       const inside = turned ? own(transposed({ shape, data: weight }).data) : weight;
       weight = (this.unmerge ? unmergedWeight : mergedWeight)(adapter, site, inside);
       if (weight !== inside) own(weight);
-      for (const tensor of Object.keys(adapter.parametersAt(site))) this.#take(`${site.name}.${tensor}`);
+      for (const tensor of Object.keys(adapter.parametersAt(site))) {
+        const name = `${site.name}.${tensor}`;
+        if (adapter.tensors.has(name)) this.#take(name);
+      }
       if (turned) weight = own(transposed({ shape: [site.out, site.in], data: weight }).data);
     }
     const result = narrowed(weight, dtype, name);

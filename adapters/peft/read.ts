@@ -51,12 +51,15 @@ export function peftFolder(path: string): string | undefined {
 export function loadPeft(folder: string): Adapter {
   const configPath = join(folder, CONFIG);
   const config = parsePeftConfig(readSmallText(configPath), configPath);
-  const weights = WEIGHTS.map((name) => join(folder, name)).find((path) => existsSync(path));
-  if (weights === undefined) {
-    throw new AdapterError(`Cannot load ${folder}: it holds no ${WEIGHTS.join(" or ")}`);
-  }
-  using file = openTensorFile(weights);
+  using file = openTensorFile(weightsIn(folder));
   return adapterFrom(config, file);
+}
+
+/** The file of a PEFT directory's tensors. @throws AdapterError where there is none */
+export function weightsIn(folder: string): string {
+  const weights = WEIGHTS.map((name) => join(folder, name)).find((path) => existsSync(path));
+  if (weights !== undefined) return weights;
+  throw new AdapterError(`Cannot load ${folder}: it holds no ${WEIGHTS.join(" or ")}`);
 }
 
 /** A module of the wrapped model with the tensors that PEFT added to it, by our names for them. */
