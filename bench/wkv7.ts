@@ -45,6 +45,8 @@ const H = Number(values.heads), N = Number(values["head-size"]), layers = Number
 const C = H * N;
 /** Steps that are compared with the cpu engine. */
 const COMPARED = 100;
+/** Steps after which a measurement is long enough. */
+const LONG = 16384;
 /** Times that each measurement is made; the least counts. */
 const REPEATS = 3;
 
@@ -146,7 +148,7 @@ function worst(results: readonly Float32Array[], wanted: readonly Float32Array[]
   }));
 }
 
-/** Milliseconds that `layers` more runs of one op add to the program; `keep` says which of its passes run. */
+/** Milliseconds that `layers` more runs of one op take; `keep` says which of its passes run. */
 async function time(
   engine: Engine,
   program: Program,
@@ -170,8 +172,10 @@ async function time(
     }
     return Math.min(...times.slice(1));
   };
-  const few = await once(layers), many = await once(3 * layers);
-  return (many - few) / 2;
+  // As many more as take some time, for a device is asked only every millisecond whether it is done.
+  const more = layers * Math.max(1, Math.round(LONG / node.outputs[0]!.rows));
+  const few = await once(layers), many = await once(layers + more);
+  return (many - few) * layers / more;
 }
 
 const { engine, reason } = await chooseEngine(values.engine as EngineChoice);
@@ -185,11 +189,12 @@ const parse = (text: string): ScanLayout => {
   ];
   return { rows, rowsAThread, keyThreads, block };
 };
+const limits = { workgroupBytes: 16384, bindingBytes: 2 ** 27, workgroups: 65535 };
 const layouts = engine.name === "cpu"
   ? []
   : values.layouts
   ? values.layouts.split(",").map(parse)
-  : [16384, 32768].map((workgroupBytes) => scanLayout(N, { workgroupBytes, bindingBytes: 0, workgroups: 0 }));
+  : [1, 1000].map((heads) => scanLayout(N, heads, limits));
 const chunkLayouts = values.chunks.split(",").filter(Boolean).map((text): ChunkLayout => {
   const [rows, span] = text.split("/").map(Number) as [ChunkLayout["rows"], number];
   return { rows, span };

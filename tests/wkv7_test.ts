@@ -68,9 +68,9 @@ const SCANS: ScanLayout[] = [
   { rows: 8, rowsAThread: 1, keyThreads: 8, block: 16 },
   { rows: 16, rowsAThread: 2, keyThreads: 8, block: 8 },
   { rows: 4, rowsAThread: 2, keyThreads: 2, block: 2 },
-  { rows: 32, rowsAThread: 1, keyThreads: 1, block: 8 },
+  { rows: 8, rowsAThread: 2, keyThreads: 1, block: 4 },
 ];
-const CHUNKS: ChunkLayout[] = [{ rows: 8, span: 16 }, { rows: 4, span: 8 }, { rows: 1, span: 4 }];
+const CHUNKS: ChunkLayout[] = [{ rows: 8, span: 16 }, { rows: 1, span: 8 }];
 
 for (
   const { scan, chunk } of [...SCANS.map((scan) => ({ scan })), ...CHUNKS.map((chunk) => ({ chunk }))] as {
@@ -99,14 +99,14 @@ for (
 }
 
 Deno.test("scanLayout + any head size: divides it, within the memory and the scratch that there is", () => {
-  for (const workgroupBytes of [16384, 32768, 49152]) {
+  for (const [workgroupBytes, heads] of [[16384, 1], [32768, 12], [49152, 1000]] as const) {
     for (const N of [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 256]) {
       const limits = { workgroupBytes, bindingBytes: 2 ** 27, workgroups: 65535 };
-      const { rows, rowsAThread, keyThreads, block } = scanLayout(N, limits);
+      const { rows, rowsAThread, keyThreads, block } = scanLayout(N, heads, limits);
       const lanes = N % 4 === 0 ? N / 4 : N;
       assert.ok(N % rows === 0 && rows % rowsAThread === 0 && lanes % keyThreads === 0, `N ${N}`);
       assert.ok(16 % block === 0, `N ${N}: blocks of ${block}`);
-      assert.ok(workgroupBytesOf(N, scanLayout(N, limits)) <= workgroupBytes, `N ${N}`);
+      assert.ok(workgroupBytesOf(N, scanLayout(N, heads, limits)) <= workgroupBytes, `N ${N}`);
       assert.ok(16 / block * ((3 * block + 1) * N + block * block) <= solvedSize(N), `N ${N}`);
     }
   }

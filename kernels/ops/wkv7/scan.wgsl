@@ -10,8 +10,9 @@
 //
 // While a block is worked on, the next is on its way into registers. What is read from the state follows in output.wgsl.
 //
-// Declared before this text: N, CHUNK, BLOCK, BACKWARD, ROWS, ROWS_A_THREAD, KEY_THREADS; Lanes with LANES and inner(); Parts with
-// PARTS, put_partial() and sum_partial(). Loops over j are written out before compiling.
+// Declared before this text: N, CHUNK, BLOCK, BACKWARD, ROWS, ROWS_A_THREAD, KEY_THREADS; Lanes with LANES, inner() and put_
+// functions; weighed(x, i, step), the sum of the Lanes at i, i + step, … of the record, weighed by the numbers of x; Parts with PARTS,
+// put_partial() and sum_partial(). Loops over j are written out before compiling.
 struct Parameters { T: u32, C: u32, blocks: u32, chunks: u32, units: u32 }
 @group(0) @binding(0) var<uniform> p: Parameters;
 @group(0) @binding(1) var<storage, read> solved: array<Lanes>;          // (B, H, blocks, (3·BLOCK + 1)·N + BLOCK·BLOCK)
@@ -25,7 +26,8 @@ const OWN = L / KEY_THREADS;               // Lanes of a row that a thread holds
 const HELD = ROWS_A_THREAD * OWN;
 const THREADS = ROWS / ROWS_A_THREAD * KEY_THREADS;
 const SUMS = KEY_THREADS / PARTS;          // Parts of a row's sum
-const SIGNALS = BLOCK * ROWS;
+const SIGNALS = BLOCK * ROWS;              // numbers: a drive, or an echo, of every step and row
+const BL = BLOCK / LANES;                  // Lanes of the steps
 // Where in a block's record its parts begin.
 const ADD = BLOCK * L;
 const BACK = 2u * BLOCK * L;
@@ -36,7 +38,8 @@ const RECORD = K + BLOCK * BLOCK / LANES;
 const LOADS = (RECORD + THREADS - 1u) / THREADS;
 const DRIVES = (SIGNALS + THREADS - 1u) / THREADS;
 var<workgroup> record: array<Lanes, LOADS * THREADS>;
-var<workgroup> signals: array<vec2<f32>, DRIVES * THREADS>;             // (BLOCK, ROWS): drive and echo
+var<workgroup> drives: array<Lanes, (DRIVES * THREADS + LANES - 1u) / LANES>;   // (ROWS, BLOCK)
+var<workgroup> echoes: array<Lanes, ROWS * BL>;                                 // (ROWS, BLOCK)
 var<workgroup> partial: array<Parts, SIGNALS * SUMS>;
 
 fn block_at(round: u32) -> u32 { return select(round, p.blocks - 1u - round, BACKWARD); }
@@ -59,15 +62,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 
   var coming: array<Lanes, LOADS>;
   var driven: array<f32, DRIVES>;
-  // A round asks for the next block and works on the one that the round before it brought.
+  // The last round works on nothing; the first brings the first block. A block is asked for in one round and used in the next, which
+  // keeps compilers from moving the reads to where they would be waited for.
   for (var round = 0u; round <= p.blocks; round++) {
+    for (var j = 0u; j < LOADS; j++) { record[j * THREADS + lane] = coming[j]; }
+    for (var j = 0u; j < DRIVES; j++) { put_drives(j * THREADS + lane, driven[j]); }
+    workgroupBarrier();
     let next = block_at(min(round, p.blocks - 1u));
     let source = (head * p.blocks + next) * RECORD;
     for (var j = 0u; j < LOADS; j++) { coming[j] = solved[source + min(j * THREADS + lane, RECORD - 1u)]; }
     for (var j = 0u; j < DRIVES; j++) {
       let i = min(j * THREADS + lane, SIGNALS - 1u);
-      let t = next * BLOCK + step_at(i / ROWS);
-      driven[j] = select(0.0, drive[begin + min(t, p.T - 1u) * p.C + i % ROWS], t < p.T);
+      let t = next * BLOCK + step_at(i % BLOCK);
+      driven[j] = select(0.0, drive[begin + min(t, p.T - 1u) * p.C + i / BLOCK], t < p.T);
     }
     if (round > 0u) {
       let block = block_at(round - 1u);
@@ -84,26 +91,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       workgroupBarrier();
       for (var i = lane; i < SIGNALS; i += THREADS) {
         let u = i / ROWS;
+        let row_i = i % ROWS;
         var sum = sum_partial(i * SUMS);
-        for (var s = 0u; s < BLOCK; s++) { sum += at_record(K * LANES + u * BLOCK + s) * signals[s * ROWS + i % ROWS].x; }
-        signals[i].y = sum;
+        for (var s = 0u; s < BL; s++) { sum += inner(record[K + u * BL + s], drives[row_i * BL + s]); }
+        put_echoes(row_i * BLOCK + u, sum);
         let t = block * BLOCK + step_at(u);
-        if (t < p.T) { echo[begin + t * p.C + i % ROWS] = sum; }
+        if (t < p.T) { echo[begin + t * p.C + row_i] = sum; }
       }
       workgroupBarrier();
       for (var j = 0u; j < HELD; j++) { X[j] *= record[DECAY + key + j % OWN * KEY_THREADS]; }
-      for (var u = 0u; u < BLOCK; u++) {
-        let at = u * L + key;
+      for (var s = 0u; s < BL; s++) {
+        let at = s * LANES * L + key;
         for (var j = 0u; j < HELD; j++) {
-          X[j] += signals[u * ROWS + own + j / OWN].x * record[ADD + at + j % OWN * KEY_THREADS] +
-            signals[u * ROWS + own + j / OWN].y * record[BACK + at + j % OWN * KEY_THREADS];
+          X[j] += weighed(drives[(own + j / OWN) * BL + s], ADD + at + j % OWN * KEY_THREADS, L) +
+            weighed(echoes[(own + j / OWN) * BL + s], BACK + at + j % OWN * KEY_THREADS, L);
         }
       }
       workgroupBarrier();
     }
-    for (var j = 0u; j < LOADS; j++) { record[j * THREADS + lane] = coming[j]; }
-    for (var j = 0u; j < DRIVES; j++) { signals[j * THREADS + lane].x = driven[j]; }
-    workgroupBarrier();
   }
   for (var j = 0u; j < HELD; j++) { final_[head * N * L + place + j / OWN * L + j % OWN * KEY_THREADS] = X[j]; }
 }

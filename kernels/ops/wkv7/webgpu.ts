@@ -45,13 +45,17 @@ export function solvedSize(N: number): number {
   return Math.max(...[2, 4, 8, 16].map((block) => CHUNK / block * recordSize(N, block)));
 }
 
+/** Channels, or steps, that a scan works on at a time. */
+const scanWidth = (N: number, block: number): Width => block % 4 === 0 ? laneWidth(N) : 1;
+
 /** What the loops of a scan are bounded by. */
 function scanLoops(N: number, { rows, rowsAThread, keyThreads, block }: ScanLayout) {
+  const width = scanWidth(N, block);
   const threads = rows / rowsAThread * keyThreads, each = (count: number) => Math.ceil(count / threads);
   return {
-    HELD: rowsAThread * N / laneWidth(N) / keyThreads,
+    HELD: rowsAThread * N / width / keyThreads,
     ROWS_A_THREAD: rowsAThread,
-    LOADS: each(recordSize(N, block) / laneWidth(N)),
+    LOADS: each(recordSize(N, block) / width),
     DRIVES: each(block * rows),
   };
 }
@@ -60,17 +64,33 @@ function scanLoops(N: number, { rows, rowsAThread, keyThreads, block }: ScanLayo
 export function workgroupBytesOf(N: number, layout: ScanLayout): number {
   const { rows, rowsAThread, keyThreads, block } = layout, { LOADS, DRIVES } = scanLoops(N, layout);
   const threads = rows / rowsAThread * keyThreads;
-  const scan = (LOADS * laneWidth(N) + DRIVES * 2) * threads + block * rows * keyThreads;
+  const scan = (LOADS * scanWidth(N, block) + DRIVES) * threads + block * rows * (1 + keyThreads);
   return 4 * Math.max(scan, 4 * block * N + 2 * block * block);
 }
 
-/** The layout for heads of N channels. */
-export function scanLayout(N: number, { workgroupBytes }: DeviceLimits): ScanLayout {
-  const layout = { rows: divisor(N, 8), rowsAThread: 1, keyThreads: divisor(N / laneWidth(N), 16) };
+/** Workgroups below which a scan leaves a large GPU idle, so that smaller ones pay. */
+const MANY_WORKGROUPS = 384;
+
+/** The layout for so many heads, in all sequences, of N channels. */
+export function scanLayout(N: number, heads: number, { workgroupBytes }: DeviceLimits): ScanLayout {
+  const tall = divisor(N, 16), many = heads * N / tall >= MANY_WORKGROUPS && tall % 2 === 0;
+  const layout = {
+    rows: many ? tall : divisor(N, 8),
+    rowsAThread: many ? 2 : 1,
+    keyThreads: divisor(N / laneWidth(N), 8),
+  };
   const fits = (block: number) =>
     workgroupBytesOf(N, { ...layout, block }) <= workgroupBytes &&
     scanLoops(N, { ...layout, block }).LOADS <= MOST_LOADS;
-  return { ...layout, block: [16, 8, 4].find(fits) ?? 2 };
+  return { ...layout, block: [8, 4].find(fits) ?? 2 };
+}
+
+/** WGSL of `weighed`. */
+function weighed(width: Width): string {
+  const terms = width === 1
+    ? "x * record[i]"
+    : Array.from({ length: width }, (_, at) => `x[${at}] * record[i + ${at}u * step]`).join(" + ");
+  return `fn weighed(x: Lanes, i: u32, step: u32) -> Lanes { return ${terms}; }`;
 }
 
 /** Sums over the keys' threads, four partial sums at a time where there are as many. */
@@ -155,7 +175,8 @@ function passes(node: Node<Wkv7Attributes>, to: Direction, limits: DeviceLimits,
     {
       wgsl: [
         constants({ ...shape, ROWS: rows, ROWS_A_THREAD: rowsAThread, KEY_THREADS: keyThreads }),
-        lanes(width, { workgroup: ["record"] }),
+        lanes(scanWidth(N, block), { workgroup: ["drives", "echoes"] }),
+        weighed(scanWidth(N, block)),
         parts(keyThreads, ["partial"]),
         Object.entries(scanLoops(N, layout)).reduce(
           (text, [name, count]) => unrolled(text, name, count),
@@ -179,11 +200,16 @@ function passes(node: Node<Wkv7Attributes>, to: Direction, limits: DeviceLimits,
   ];
 }
 
+function usualLayout(node: Node<Wkv7Attributes>, limits: DeviceLimits): ScanLayout {
+  const { B, H } = wkv7Sizes(node.inputs[0]!, node.attributes);
+  return scanLayout(node.attributes.N, B * H, limits);
+}
+
 /** Passes of wkv7, with its operands. */
 export function forwardPasses(
   node: Node<Wkv7Attributes>,
   limits: DeviceLimits,
-  layout: ScanLayout = scanLayout(node.attributes.N, limits),
+  layout: ScanLayout = usualLayout(node, limits),
 ): Pass[] {
   return passes(node, FORWARD, limits, layout);
 }
@@ -219,8 +245,8 @@ function chunkText(N: number, C: number, whole: boolean, { rows, span }: ChunkLa
 export function backwardPasses(
   node: Node<Wkv7Attributes>,
   limits: DeviceLimits,
-  layout: ScanLayout = scanLayout(node.attributes.N, limits),
-  chunkLayout: ChunkLayout = { rows: 4, span: 16 },
+  layout: ScanLayout = usualLayout(node, limits),
+  chunkLayout: ChunkLayout = { rows: 4, span: 4 },
 ): Pass[] {
   const { T, N } = node.attributes;
   const { B, H, C, chunks } = wkv7Sizes(node.inputs[0]!, node.attributes);
