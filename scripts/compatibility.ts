@@ -103,7 +103,7 @@ const LATER_NAMES = {
 
 /** State tuning as RWKV-PEFT asks for it. */
 const STATE_TUNING = {
-  trainType: choice(["none", "state"], "", "nothing else is supported yet"),
+  trainType: choice(["none", "state", "infctx"], ""),
   stateTune: toggle(""),
 } as const;
 

@@ -42,7 +42,9 @@ export async function main(args: readonly string[], work: Work): Promise<number>
     console.log(helpText(USAGE, SECTIONS, trainingDefaults()));
     return 0;
   }
-  const options: TrainOptions = pick(values, OWN);
+  const { trainType, ...own } = values;
+  const options: TrainOptions = pick(own, OWN);
+  if (trainType !== undefined && trainType !== "state") options.trainType = trainType;
   const config = boneConfig(values);
   if (config) options.boneConfig = config;
   Object.assign(options, stateTuning(values));

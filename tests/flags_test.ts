@@ -267,6 +267,8 @@ Deno.test("RWKV-PEFT's flags for state tuning", () => {
     trainParts: ["ln", "time_state"],
   });
   deepStrictEqual(stateTuning(compatible("--train_type none")), {});
+  strictEqual(compatible("--train_type infctx --chunk_ctx 64").trainType, "infctx");
+  deepStrictEqual(stateTuning(compatible("--train_type infctx")), {});
 });
 
 Deno.test("checkDescription compares what was said with the file", () => {
