@@ -173,7 +173,7 @@ async function time(
     return Math.min(...times.slice(1));
   };
   // As many more as take some time, for a device is asked only every millisecond whether it is done.
-  const more = layers * Math.max(1, Math.round(LONG / node.outputs[0]!.rows));
+  const more = layers * Math.min(Math.max(Math.round(LONG / node.outputs[0]!.rows), 1), 16);
   const few = await once(layers), many = await once(layers + more);
   return (many - few) * layers / more;
 }
