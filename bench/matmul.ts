@@ -69,7 +69,7 @@ function serve({ memory, index, count, scratch }: Start): void {
     const [m0, m1] = byRows ? share(M, index, count, 4) : [0, M];
     const [n0, n1] = byRows ? [0, N] : share(N, index, count, 8);
     const lda = layout & 1 ? M : K, ldb = layout & 2 ? K : N;
-    kernels.matmul(layout, dtype, A, lda, B, ldb, C, N, M, K, 0, m0, m1, n0, n1, scratch);
+    kernels.matmul(layout, dtype, A, lda, B, ldb, C, N, M, K, 0, 0, m0, m1, n0, n1, scratch);
     if (Atomics.add(control, DONE, 1) + 1 === count) Atomics.notify(control, DONE);
   }
 }
@@ -139,7 +139,7 @@ function bench(workers: number, repeats: number): void {
   };
   const alone = ({ layout, dtype, M, N, K }: Case) => {
     const [i, d] = [LAYOUT[layout], DTYPE[dtype]];
-    kernels.matmul(i, d, A, i & 1 ? M : K, B, i & 2 ? K : N, C, N, M, K, 0, 0, M, 0, N, PAGE);
+    kernels.matmul(i, d, A, i & 1 ? M : K, B, i & 2 ? K : N, C, N, M, K, 0, 0, 0, M, 0, N, PAGE);
   };
   const sgemm = openblas(workers);
   const reference = ({ layout, M, N, K }: Case) => {

@@ -15,10 +15,11 @@ interface Product {
   N: number;
   K: number;
   accumulate: number;
+  addend?: boolean;
 }
 
 /** One product with padded rows; gives what the kernel wrote for each way of sharing, and the float64 result. */
-function product(kernels: WasmKernels, { layout, dtype, M, N, K, accumulate }: Product) {
+function product(kernels: WasmKernels, { layout, dtype, M, N, K, accumulate, addend = false }: Product) {
   reset();
   const [aRows, aColumns] = layout & 1 ? [K, M] : [M, K];
   const [bRows, bColumns] = layout & 2 ? [N, K] : [K, N];
@@ -39,12 +40,15 @@ function product(kernels: WasmKernels, { layout, dtype, M, N, K, accumulate }: P
     bValue = (i) => widened[i];
   }
   const before = Float32Array.from({ length: M * ldc }, random);
+  const added = block(M * ldc, random);
   const c = block(M * ldc);
   const space = scratch(kernels.matmulScratchBytes());
   const run = (shares: [number, number, number, number][]) => {
     c.f32.set(before);
     for (const [m0, m1, n0, n1] of shares) {
-      kernels.matmul(layout, dtype, a.at, lda, b.at, ldb, c.at, ldc, M, K, accumulate, m0, m1, n0, n1, space);
+      // deno-fmt-ignore
+      kernels.matmul(layout, dtype, a.at, lda, b.at, ldb, c.at, ldc, M, K, accumulate, addend ? added.at : 0,
+        m0, m1, n0, n1, space);
     }
     return c.f32.slice();
   };
@@ -60,7 +64,7 @@ function product(kernels: WasmKernels, { layout, dtype, M, N, K, accumulate }: P
       for (let k = 0; k < K; k++) {
         sum += a.f32[layout & 1 ? k * lda + m : m * lda + k] * bValue(layout & 2 ? n * ldb + k : k * ldb + n);
       }
-      expected[m * ldc + n] = sum;
+      expected[m * ldc + n] = sum + (addend ? added.f32[m * ldc + n] : 0);
     }
   }
   return { whole, shared, expected };
@@ -76,7 +80,15 @@ for (const { variant, kernels } of builds) {
     for (const [M, N, K] of sizes) {
       for (const layout of Object.values(LAYOUT)) {
         for (const dtype of Object.values(DTYPE)) {
-          const what = { layout, dtype, M, N, K, accumulate: (M + dtype) & 1 };
+          const what = {
+            layout,
+            dtype,
+            M,
+            N,
+            K,
+            accumulate: (M + dtype) & 1,
+            addend: (N + layout) % 3 === 0,
+          };
           const { whole, shared, expected } = product(kernels, what);
           assertClose(whole, expected, 1e-6, JSON.stringify(what));
           for (const other of shared) assert.deepEqual(other, whole, JSON.stringify(what));
@@ -87,7 +99,15 @@ for (const { variant, kernels } of builds) {
 
   Deno.test(`matmul equals float64 across cache blocks (${variant})`, () => {
     for (const [layout, dtype] of [[LAYOUT.NT, DTYPE.bf16], [LAYOUT.NN, DTYPE.f32], [LAYOUT.TN, DTYPE.f16]]) {
-      const what = { layout, dtype, M: 67, N: 525, K: 259, accumulate: dtype & 1 };
+      const what = {
+        layout,
+        dtype,
+        M: 67,
+        N: 525,
+        K: 259,
+        accumulate: dtype & 1,
+        addend: dtype !== DTYPE.f32,
+      };
       const { whole, shared, expected } = product(kernels, what);
       assertClose(whole, expected, 1e-6, JSON.stringify(what));
       for (const other of shared) assert.deepEqual(other, whole);
@@ -100,6 +120,8 @@ for (const { variant, kernels } of builds) {
     assert.deepEqual(Float64Array.from(written.whole), written.expected);
     const added = product(kernels, { ...shape, accumulate: 1 });
     assert.deepEqual(Float64Array.from(added.whole), added.expected);
+    const addend = product(kernels, { ...shape, accumulate: 0, addend: true });
+    assert.deepEqual(Float64Array.from(addend.whole), addend.expected);
   });
 
   Deno.test(`matmul widens every f16 and bf16 pattern exactly (${variant})`, () => {
@@ -109,10 +131,10 @@ for (const { variant, kernels } of builds) {
     const bits = new Uint16Array(memory.buffer, b.at, 65536).map((_, i) => i);
     new Uint16Array(memory.buffer, b.at, 65536).set(bits);
     const c = block(65536);
-    kernels.matmul(LAYOUT.NN, DTYPE.f16, x.at, 1, b.at, 65536, c.at, 65536, 1, 1, 0, 0, 1, 0, 65536, 0);
+    kernels.matmul(LAYOUT.NN, DTYPE.f16, x.at, 1, b.at, 65536, c.at, 65536, 1, 1, 0, 0, 0, 1, 0, 65536, 0);
     // The sum starts at +0, so −0 comes out as +0.
     assert.deepEqual(c.f32, Float32Array.from(new Float16Array(bits.buffer), (x) => x + 0));
-    kernels.matmul(LAYOUT.NN, DTYPE.bf16, x.at, 1, b.at, 65536, c.at, 65536, 1, 1, 0, 0, 1, 0, 65536, 0);
+    kernels.matmul(LAYOUT.NN, DTYPE.bf16, x.at, 1, b.at, 65536, c.at, 65536, 1, 1, 0, 0, 0, 1, 0, 65536, 0);
     assert.deepEqual(
       c.f32,
       new Float32Array(Uint32Array.from(bits, (i) => i << 16).buffer).map((x) => x + 0),
@@ -234,20 +256,24 @@ for (const { variant, kernels } of builds) {
       const [r, w, k, v, a, b] = problem.streams.map((x) => put(x).at);
       const initial = put(problem.initial), dy = put(problem.dy), dFinal = put(problem.dFinal);
       const states = block(B * H * Math.ceil(T / WKV7_CHUNK) * N * N);
-      const y = block(B * T * H * N), final = block(B * H * N * N), dInitial = block(B * H * N * N);
+      const y = block(B * T * H * N),
+        sa = block(B * T * H * N),
+        final = block(B * H * N * N),
+        dInitial = block(B * H * N * N);
       const gradients = problem.streams.map((x) => block(x.length));
       const [dr, dw, dk, dv, da, db] = gradients.map((x) => x.at);
       const space = scratch(kernels.wkv7ScratchBytes(N));
       const run = (count: number) => {
-        for (const x of [states, y, final, dInitial, ...gradients]) x.f32.fill(NaN);
+        for (const x of [states, y, sa, final, dInitial, ...gradients]) x.f32.fill(NaN);
         for (const [from, to] of split(B * H, count)) {
           // deno-fmt-ignore
-          kernels.wkv7Forward(r, w, k, v, a, b, initial.at, y.at, states.at, final.at, T, H, N, from, to, space);
+          kernels.wkv7Forward(r, w, k, v, a, b, initial.at, y.at, sa.at, states.at, final.at, T, H, N, from, to,
+            space);
         }
         for (const [from, to] of split(B * H, count)) {
           // deno-fmt-ignore
-          kernels.wkv7Backward(r, w, k, v, a, b, states.at, dy.at, dFinal.at, dr, dw, dk, dv, da, db, dInitial.at,
-            T, H, N, from, to, space);
+          kernels.wkv7Backward(r, w, k, v, a, b, sa.at, states.at, dy.at, dFinal.at, dr, dw, dk, dv, da, db,
+            dInitial.at, T, H, N, from, to, space);
         }
         return [y, final, dInitial, ...gradients].map((x) => x.f32.slice());
       };
@@ -265,12 +291,15 @@ for (const { variant, kernels } of builds) {
     const problem = recurrence(1, T, H, N);
     const expected = recur({ ...problem, initial: new Float64Array(H * N * N) });
     const streams = problem.streams.map((x) => block(x.length, (i) => x[i]).at);
-    const y = block(T * H * N), state = block(H * N * N), space = scratch(kernels.wkv7ScratchBytes(N));
+    const y = block(T * H * N),
+      sa = block(T * H * N).at,
+      state = block(H * N * N),
+      space = scratch(kernels.wkv7ScratchBytes(N));
     for (let t = 0; t < T; t++) {
       const [r, w, k, v, a, b] = streams.map((x) => x + t * H * N * 4);
       const before = t === 0 ? 0 : state.at;
       // deno-fmt-ignore
-      kernels.wkv7Forward(r, w, k, v, a, b, before, y.at + t * H * N * 4, 0, state.at, 1, H, N, 0, H, space);
+      kernels.wkv7Forward(r, w, k, v, a, b, before, y.at + t * H * N * 4, sa, 0, state.at, 1, H, N, 0, H, space);
     }
     assertClose(y.f32, expected.y, 1e-6, "y");
     assertClose(state.f32, expected.final, 1e-6, "final state");
@@ -286,13 +315,15 @@ for (const { variant, kernels } of builds) {
     };
     const expected = recur(problem);
     const [r, w, k, v, a, b] = problem.streams.map((x) => block(x.length, (i) => x[i]).at);
-    const dy = block(T * N, (i) => problem.dy[i]), y = block(T * N), states = block(2 * N * N);
+    const dy = block(T * N, (i) => problem.dy[i]), y = block(T * N), sa = block(T * N).at;
+    const states = block(2 * N * N);
     const gradients = problem.streams.map((x) => block(x.length));
     const [dr, dw, dk, dv, da, db] = gradients.map((x) => x.at);
     const space = scratch(kernels.wkv7ScratchBytes(N));
-    kernels.wkv7Forward(r, w, k, v, a, b, 0, y.at, states.at, 0, T, H, N, 0, H, space);
+    kernels.wkv7Forward(r, w, k, v, a, b, 0, y.at, sa, states.at, 0, T, H, N, 0, H, space);
     // deno-fmt-ignore
-    kernels.wkv7Backward(r, w, k, v, a, b, states.at, dy.at, 0, dr, dw, dk, dv, da, db, 0, T, H, N, 0, H, space);
+    kernels.wkv7Backward(r, w, k, v, a, b, sa, states.at, dy.at, 0, dr, dw, dk, dv, da, db, 0, T, H, N, 0, H,
+      space);
     gradients.forEach((x, i) => assertClose(x.f32, expected.gradients[i], 2e-6, `gradient ${i}`));
   });
 }

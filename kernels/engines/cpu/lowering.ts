@@ -121,20 +121,17 @@ const matmul: Lowering = (call) => {
   const units = columns ? N : M;
   const options = { grain: columns ? 8 : M < 512 ? 4 : 64, work: M * N * K / units / 20 };
   const index = outside(b);
-  const product = share(call, units, options, (start, end, worker) => {
+  // The addend is added after all terms of the product, as in every engine: then a product of zeros changes no bit.
+  return [share(call, units, options, (start, end, worker) => {
     const before = [layout, storage[b.dtype]!, address(a), a.width];
     const after = [
-      ...[b.width, out, N, M, K, 0],
+      ...[b.width, out, N, M, K, 0, addend ? address(addend) : 0],
       ...(columns ? [0, M, start, end] : [start, end, 0, N]),
       scratch(worker),
     ];
     if (index === undefined) return { kernel: "matmul", args: [...before, address(b), ...after] };
     return { kernel: "matmulOutside", args: [index, ...window(worker), ...before, ...after] };
-  });
-  if (!addend) return [product];
-  // Added after all terms of the product, as in every engine: then a product of zeros changes no bit.
-  const args = [address(addend), out];
-  return [product, shared(call, "accumulate", args, M * N, { grain: 64, work: 0.3 })];
+  })];
 };
 
 /** Blocks in turn, as many at a time as there are workers; few blocks are cut into rows. */
@@ -152,7 +149,7 @@ const blockMatmul: Lowering = (call) => {
     });
     return {
       kernel: "matmul",
-      args: [layout, storage[b.dtype]!, ...operands, M, K, 0, first, last, 0, N, scratch(worker)],
+      args: [layout, storage[b.dtype]!, ...operands, M, K, 0, 0, first, last, 0, N, scratch(worker)],
     };
   };
   const blocks = Array.from({ length: G }, (_, g) => g);
@@ -182,7 +179,8 @@ const wkv7: Lowering = (call) => {
   const { node, address, scratch } = call;
   const { T, N } = node.attributes as Wkv7Attributes;
   const { B, H } = wkv7Sizes(node.inputs[0]!, { T, N });
-  const pointers = [...node.inputs, ...node.outputs.slice(0, 3)].map(address);
+  const [y, states, final, sa] = node.outputs.slice(0, 4).map(address) as [number, number, number, number];
+  const pointers = [...node.inputs.map(address), y, sa, states, final];
   return [share(call, B * H, { work: T * N * N / 4 }, (start, end, worker) => ({
     kernel: "wkv7Forward",
     args: [...pointers, T, H, N, start, end, scratch(worker)],
@@ -192,12 +190,13 @@ const wkv7: Lowering = (call) => {
 const wkv7Gradient: Lowering = (call) => {
   const { node, address, scratch } = call;
   const { T, N } = node.attributes as Wkv7Attributes;
+  const [states, dy, dFinal, sa] = node.inputs.slice(6).map(address) as [number, number, number, number];
   const [dV, dColumns, dInitial] = node.outputs as [Tensor, Tensor, Tensor];
   const { B, H } = wkv7Sizes(node.inputs[0]!, { T, N });
   const [dR, dW, dK, dA, dB] = [0, 1, 2, 3, 4].map((i) => address(dColumns) + i * dV.size * 4);
-  // The kernel works S a out anew, so it is not read here.
   const pointers = [
-    ...node.inputs.slice(0, 9).map(address),
+    ...node.inputs.slice(0, 6).map(address),
+    ...[sa, states, dy, dFinal],
     ...[dR!, dW!, dK!, address(dV), dA!, dB!, address(dInitial)],
   ];
   return [share(call, B * H, { work: T * N * N }, (start, end, worker) => ({

@@ -49,7 +49,8 @@ export function outsideKernels(
   return {
     /** As `matmul` with B in `weights[index]`. */
     matmulOutside(index, window, windowBytes, ...args) {
-      const [layout, dtype, a, lda, ldb, c, ldc, M, K, accumulate, m0, m1, n0, n1, scratch] = args as Numbers;
+      const [layout, dtype, a, lda, ldb, c, ldc, M, K, accumulate, addend, m0, m1, n0, n1, scratch] =
+        args as Numbers;
       if (K === 0) {
         return kernels.matmul(
           layout,
@@ -63,6 +64,7 @@ export function outsideKernels(
           M,
           K,
           accumulate,
+          addend,
           m0,
           m1,
           n0,
@@ -88,6 +90,7 @@ export function outsideKernels(
             M,
             K,
             accumulate,
+            addend && addend + n * 4,
             m0,
             m1,
             0,
@@ -109,7 +112,7 @@ export function outsideKernels(
           fetch(index, from, stored * WIDTH, ldb * WIDTH, deep, window);
           const b = window + (whole ? n * WIDTH : 0);
           const at = a + k * 4 * (layout === LAYOUT.NN ? 1 : lda);
-          const add = accumulate || k > 0 ? 1 : 0;
+          const add = accumulate || k > 0 ? 1 : 0, last = k + deep === K;
           kernels.matmul(
             layout,
             dtype,
@@ -122,6 +125,7 @@ export function outsideKernels(
             M,
             deep,
             add,
+            last ? addend && addend + n * 4 : 0,
             m0,
             m1,
             0,
@@ -156,4 +160,4 @@ export function outsideKernels(
 }
 
 // deno-fmt-ignore
-type Numbers = [number, number, number, number, number, number, number, number, number, number, number, number, number, number, number];
+type Numbers = [number, number, number, number, number, number, number, number, number, number, number, number, number, number, number, number];

@@ -28,12 +28,19 @@ export interface Streams {
   readonly b: NumberArray;
 }
 
-/** S ← S · diag(w) + (S a) ⊗ b + v ⊗ k at element `at` of the streams. */
-function step(S: Float64Array, N: number, { w, k, v, a, b }: Streams, at: number): void {
+/** S ← S · diag(w) + (S a) ⊗ b + v ⊗ k at element `at` of the streams, keeping S a there where that is asked for. */
+function step(
+  S: Float64Array,
+  N: number,
+  { w, k, v, a, b }: Streams,
+  at: number,
+  kept?: NumberArray,
+): void {
   for (let i = 0; i < N; i++) {
     const row = i * N, value = v[at + i]!;
     let sa = 0;
     for (let j = 0; j < N; j++) sa += S[row + j]! * a[at + j]!;
+    if (kept) kept[at + i] = sa;
     for (let j = 0; j < N; j++) S[row + j] = S[row + j]! * w[at + j]! + sa * b[at + j]! + value * k[at + j]!;
   }
 }
@@ -46,16 +53,17 @@ export function wkv7Forward(
     readonly y: NumberArray;
     readonly states: NumberArray;
     readonly final: NumberArray;
+    readonly sa: NumberArray;
   },
 ): void {
-  const { T, H, N, C, chunks, streams, initial, y, states, final, start, end } = call;
+  const { T, H, N, C, chunks, streams, initial, y, states, final, sa, start, end } = call;
   const NN = N * N;
   for (let head = start; head < end; head++) {
     const S = Float64Array.from(initial.subarray(head * NN, (head + 1) * NN));
     for (let t = 0; t < T; t++) {
       if (t % CHUNK === 0) states.set(S, (head * chunks + t / CHUNK) * NN);
       const at = (Math.floor(head / H) * T + t) * C + (head % H) * N;
-      step(S, N, streams, at);
+      step(S, N, streams, at, sa);
       for (let i = 0; i < N; i++) {
         let sum = 0;
         for (let j = 0; j < N; j++) sum += S[i * N + j]! * streams.r[at + j]!;

@@ -40,10 +40,10 @@ export function wkv7Sizes(stream: Tensor, { T, N }: Wkv7Attributes): {
   return { B: stream.rows / T, H: stream.width / N, C: stream.width, chunks: Math.ceil(T / CHUNK) };
 }
 
-/** inputs: r, w, k, v, a, b, initial state → y, kept states, final state, and as a GPU's scratch sa of every step and solved blocks */
+/** inputs: r, w, k, v, a, b, initial state → y, kept states, final state, sa of every step, and as a GPU's scratch solved blocks */
 const wkv7Op: Op<Wkv7Attributes> = {
   name: "wkv7",
-  scratch: [3, 4],
+  scratch: [4],
   outputs(inputs, attributes) {
     requireF32("wkv7", inputs);
     const { B, H, C, chunks } = wkv7Sizes(inputs[0]!, attributes);
@@ -73,14 +73,15 @@ const wkv7Op: Op<Wkv7Attributes> = {
   },
   units: (node) => heads(node.inputs[0]!, node.attributes),
   cpu({ attributes, inputs, memory, start, end }) {
-    const [initial, y, states, final] = memory.slice(6) as [
+    const [initial, y, states, final, sa] = memory.slice(6) as [
+      NumberArray,
       NumberArray,
       NumberArray,
       NumberArray,
       NumberArray,
     ];
     const sizes = { ...wkv7Sizes(inputs[0]!, attributes), ...attributes, start, end };
-    wkv7Forward({ ...sizes, streams: streamsOf(memory), initial, y, states, final });
+    wkv7Forward({ ...sizes, streams: streamsOf(memory), initial, y, states, final, sa });
   },
   webgpu: (node, limits) => forwardPasses(node, limits),
 };

@@ -35,7 +35,8 @@ export interface WasmKernels {
   matmulScratchBytes(): number;
 
   /**
-   * Rows [m0, m1) × columns [n0, n1) of C [M, N] = op(A)·op(B), or C += with `accumulate`. A and C are f32, B is `DTYPE`;
+   * Rows [m0, m1) × columns [n0, n1) of C [M, N] = op(A)·op(B), or C += with `accumulate`; then + `addend`, a matrix that is
+   * stored as C is, or 0 for none. A and C are f32, B is `DTYPE`;
    * `lda`, `ldb`, `ldc` are row lengths in elements. Shares: columns in multiples of 8 when M ≤ 64 (B is then read once in
    * all), otherwise rows in multiples of 64 (at least of 4) or columns in multiples of 8, whichever is longer.
    */
@@ -51,6 +52,7 @@ export interface WasmKernels {
     M: number,
     K: number,
     accumulate: number,
+    addend: number,
     m0: number,
     m1: number,
     n0: number,
@@ -62,8 +64,8 @@ export interface WasmKernels {
   wkv7ScratchBytes(N: number): number;
 
   /**
-   * y of the RWKV-7 recurrence for units [unit0, unit1) of B·H, unit = batch·H + head. r, w, k, v, a, b, y: [B, T, H, N] f32, w
-   * the decay itself; `initial` [B, H, N, N] or 0 for zeros; `states` [B, H, ceil(T/16), N, N], the state at the start of each
+   * y and S·a of the RWKV-7 recurrence for units [unit0, unit1) of B·H, unit = batch·H + head. r, w, k, v, a, b, y, sa:
+   * [B, T, H, N] f32, w the decay itself; `initial` [B, H, N, N] or 0 for zeros; `states` [B, H, ceil(T/16), N, N], the state at the start of each
    * chunk, or 0 to keep none; `final` [B, H, N, N] or 0 (it may be `initial`).
    */
   wkv7Forward(
@@ -75,6 +77,7 @@ export interface WasmKernels {
     b: number,
     initial: number,
     y: number,
+    sa: number,
     states: number,
     final: number,
     T: number,
@@ -86,7 +89,7 @@ export interface WasmKernels {
   ): void;
 
   /**
-   * The six stream gradients [B, T, H, N] for units [unit0, unit1), from dy and the forward pass's `states`. `dFinal` is the
+   * The six stream gradients [B, T, H, N] for units [unit0, unit1), from dy and the forward pass's `sa` and `states`. `dFinal` is the
    * gradient of the final state or 0; `dInitial` takes that of the initial one, or 0 (it may be `dFinal`). All are written,
    * not added.
    */
@@ -97,6 +100,7 @@ export interface WasmKernels {
     v: number,
     a: number,
     b: number,
+    sa: number,
     states: number,
     dy: number,
     dFinal: number,

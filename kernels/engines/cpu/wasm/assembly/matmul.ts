@@ -28,8 +28,8 @@ export function matmulScratchBytes(): u32 {
   return (MC * KC + KC * NC) * 4 + TILE_BYTES;
 }
 
-/** C[4, 8] = (C +) panel a [k, 4]ᵀ · panel b [k, 8]. `k` ≥ 1. */
-function tile(a: u32, b: u32, k: u32, c: u32, rowBytes: u32, add: bool): void {
+/** C[4, 8] = (C +) panel a [k, 4]ᵀ · panel b [k, 8] (+ what lies `shift` bytes after C). `k` ≥ 1. */
+function tile(a: u32, b: u32, k: u32, c: u32, rowBytes: u32, add: bool, shift: u32): void {
   let c00 = f32x4.splat(0), c01 = f32x4.splat(0);
   let c10 = f32x4.splat(0), c11 = f32x4.splat(0);
   let c20 = f32x4.splat(0), c21 = f32x4.splat(0);
@@ -55,10 +55,10 @@ function tile(a: u32, b: u32, k: u32, c: u32, rowBytes: u32, add: bool): void {
     a += 16;
     b += 32;
   } while (b != end);
-  storeRow(c, c00, c01, add);
-  storeRow(c + rowBytes, c10, c11, add);
-  storeRow(c + 2 * rowBytes, c20, c21, add);
-  storeRow(c + 3 * rowBytes, c30, c31, add);
+  storeRow(c, c00, c01, add, shift);
+  storeRow(c + rowBytes, c10, c11, add, shift);
+  storeRow(c + 2 * rowBytes, c20, c21, add, shift);
+  storeRow(c + 3 * rowBytes, c30, c31, add, shift);
 }
 
 /** One block of C from packed panels. Ragged tiles are computed whole in `spare` and copied in part. */
@@ -71,6 +71,7 @@ function block(
   c: u32,
   rowBytes: u32,
   add: bool,
+  shift: u32,
   spare: u32,
 ): void {
   for (let j: u32 = 0; j < n; j += 8) {
@@ -79,17 +80,18 @@ function block(
       const aPanel = aPanels + i * k * 4;
       const corner = c + i * rowBytes + j * 4;
       if (i + 4 <= m && j + 8 <= n) {
-        tile(aPanel, bPanel, k, corner, rowBytes, add);
+        tile(aPanel, bPanel, k, corner, rowBytes, add, shift);
         continue;
       }
-      tile(aPanel, bPanel, k, spare, 32, false);
+      tile(aPanel, bPanel, k, spare, 32, false, 0);
       const rows = min<u32>(4, m - i);
       const columns = min<u32>(8, n - j);
       for (let r: u32 = 0; r < rows; ++r) {
         for (let s: u32 = 0; s < columns; ++s) {
           const p = corner + r * rowBytes + s * 4;
-          const sum = load<f32>(spare + r * 32 + s * 4);
-          store<f32>(p, add ? load<f32>(p) + sum : sum);
+          let sum = load<f32>(spare + r * 32 + s * 4);
+          if (add) sum += load<f32>(p);
+          store<f32>(p, shift != 0 ? sum + load<f32>(p + shift) : sum);
         }
       }
     }
@@ -109,6 +111,7 @@ function packedRange(
   ldc: u32,
   k: u32,
   accumulate: bool,
+  shift: u32,
   m0: u32,
   m1: u32,
   n0: u32,
@@ -126,14 +129,16 @@ function packedRange(
         const mc = min<u32>(MC, m1 - m);
         packA(a, lda, aAlongK, m, mc, k0, kc, aPanels);
         const add = accumulate || k0 > 0;
-        block(aPanels, bPanels, mc, nc, kc, c + (m * ldc + n) * 4, ldc * 4, add, scratch);
+        const last = k0 + kc == k;
+        block(aPanels, bPanels, mc, nc, kc, c + (m * ldc + n) * 4, ldc * 4, add, last ? shift : 0, scratch);
       }
     }
   }
 }
 
 /**
- * C[m0..m1, n0..n1] of C[M, N] = op(A)·op(B), or += with `accumulate`. `layout` is 0 for A[M,K]·B[K,N], 1 for A[K,M]ᵀ·B[K,N],
+ * C[m0..m1, n0..n1] of C[M, N] = op(A)·op(B), or += with `accumulate`; `addend` is a matrix stored as C is that is added last, or
+ * 0. `layout` is 0 for A[M,K]·B[K,N], 1 for A[K,M]ᵀ·B[K,N],
  * 2 for A[M,K]·B[N,K]ᵀ, 3 for A[K,M]ᵀ·B[N,K]ᵀ; `dtype` of B is 0 f32, 1 bf16, 2 f16; A and C are f32. Leading dimensions are in
  * elements. `scratch` is this worker's own.
  */
@@ -149,27 +154,34 @@ export function matmul(
   m: u32,
   k: u32,
   accumulate: bool,
+  addend: u32,
   m0: u32,
   m1: u32,
   n0: u32,
   n1: u32,
   scratch: u32,
 ): void {
+  const shift = addend == 0 ? 0 : addend - c;
   const aAlongK = (layout & 1) == 0;
   const bAlongK = (layout & 2) != 0;
   if (k == 0) {
-    if (accumulate || n1 <= n0) return;
-    for (let row = m0; row < m1; ++row) memory.fill(c + (row * ldc + n0) * 4, 0, (n1 - n0) * 4);
+    if (n1 <= n0) return;
+    for (let row = m0; row < m1; ++row) {
+      const p = c + (row * ldc + n0) * 4;
+      if (!accumulate) memory.fill(p, 0, (n1 - n0) * 4);
+      if (shift == 0) continue;
+      for (let q = p; q < p + (n1 - n0) * 4; q += 4) store<f32>(q, load<f32>(q) + load<f32>(q + shift));
+    }
     return;
   }
   if (aAlongK && bAlongK && m <= DOT_ROWS) {
-    if (dtype == 1) dotRange<bf16>(a, lda, b, ldb, c, ldc, k, accumulate, m0, m1, n0, n1);
-    else if (dtype == 2) dotRange<f16>(a, lda, b, ldb, c, ldc, k, accumulate, m0, m1, n0, n1);
-    else dotRange<f32>(a, lda, b, ldb, c, ldc, k, accumulate, m0, m1, n0, n1);
+    if (dtype == 1) dotRange<bf16>(a, lda, b, ldb, c, ldc, k, accumulate, shift, m0, m1, n0, n1);
+    else if (dtype == 2) dotRange<f16>(a, lda, b, ldb, c, ldc, k, accumulate, shift, m0, m1, n0, n1);
+    else dotRange<f32>(a, lda, b, ldb, c, ldc, k, accumulate, shift, m0, m1, n0, n1);
   } else if (!bAlongK && m <= AXPY_ROWS) {
-    if (dtype == 1) axpyRange<bf16>(a, lda, aAlongK, b, ldb, c, ldc, k, accumulate, m0, m1, n0, n1);
-    else if (dtype == 2) axpyRange<f16>(a, lda, aAlongK, b, ldb, c, ldc, k, accumulate, m0, m1, n0, n1);
-    else axpyRange<f32>(a, lda, aAlongK, b, ldb, c, ldc, k, accumulate, m0, m1, n0, n1);
+    if (dtype == 1) axpyRange<bf16>(a, lda, aAlongK, b, ldb, c, ldc, k, accumulate, shift, m0, m1, n0, n1);
+    else if (dtype == 2) axpyRange<f16>(a, lda, aAlongK, b, ldb, c, ldc, k, accumulate, shift, m0, m1, n0, n1);
+    else axpyRange<f32>(a, lda, aAlongK, b, ldb, c, ldc, k, accumulate, shift, m0, m1, n0, n1);
   } else {
     packedRange(
       a,
@@ -183,6 +195,7 @@ export function matmul(
       ldc,
       k,
       accumulate,
+      shift,
       m0,
       m1,
       n0,

@@ -8,8 +8,9 @@
 import { loadFour, loadSplat, madd, storeRow, sumEach } from "./vector";
 
 @inline
-function storeSum(c: u32, sum: f32, accumulate: bool): void {
-  store<f32>(c, accumulate ? load<f32>(c) + sum : sum);
+function storeSum(c: u32, sum: f32, accumulate: bool, shift: u32): void {
+  if (accumulate) sum += load<f32>(c);
+  store<f32>(c, shift != 0 ? sum + load<f32>(c + shift) : sum);
 }
 
 /** Rows `m0`..`m1` times four rows of B from `b` (of which `columns` exist), all read along K. */
@@ -25,6 +26,7 @@ function dotColumns<T>(
   m1: u32,
   k: u32,
   accumulate: bool,
+  shift: u32,
 ): void {
   const last = columns - 1;
   const b1 = b + min<u32>(1, last) * ldb * sizeof<T>();
@@ -77,10 +79,10 @@ function dotColumns<T>(
     for (let row: u32 = 0; row < (y != x ? 2 : 1); ++row) {
       const p = c + (m + row) * ldc * 4;
       const sums = row == 0 ? sumX : sumY;
-      storeSum(p, f32x4.extract_lane(sums, 0), accumulate);
-      if (columns > 1) storeSum(p + 4, f32x4.extract_lane(sums, 1), accumulate);
-      if (columns > 2) storeSum(p + 8, f32x4.extract_lane(sums, 2), accumulate);
-      if (columns > 3) storeSum(p + 12, f32x4.extract_lane(sums, 3), accumulate);
+      storeSum(p, f32x4.extract_lane(sums, 0), accumulate, shift);
+      if (columns > 1) storeSum(p + 4, f32x4.extract_lane(sums, 1), accumulate, shift);
+      if (columns > 2) storeSum(p + 8, f32x4.extract_lane(sums, 2), accumulate, shift);
+      if (columns > 3) storeSum(p + 12, f32x4.extract_lane(sums, 3), accumulate, shift);
     }
   }
 }
@@ -94,6 +96,7 @@ function axpySixteen<T>(
   c: u32,
   k: u32,
   accumulate: bool,
+  shift: u32,
 ): void {
   let s0 = f32x4.splat(0), s1 = f32x4.splat(0), s2 = f32x4.splat(0), s3 = f32x4.splat(0);
   for (let i: u32 = 0; i < k; ++i) {
@@ -105,8 +108,8 @@ function axpySixteen<T>(
     x += stepBytes;
     b += ldb * sizeof<T>();
   }
-  storeRow(c, s0, s1, accumulate);
-  storeRow(c + 32, s2, s3, accumulate);
+  storeRow(c, s0, s1, accumulate, shift);
+  storeRow(c + 32, s2, s3, accumulate, shift);
 }
 
 /** The same for one column: a lane of the vector form, so that a column's bits do not depend on its neighbours. */
@@ -118,6 +121,7 @@ function axpyOne<T>(
   c: u32,
   k: u32,
   accumulate: bool,
+  shift: u32,
 ): void {
   let sum = f32x4.splat(0);
   for (let i: u32 = 0; i < k; ++i) {
@@ -125,7 +129,7 @@ function axpyOne<T>(
     x += stepBytes;
     b += ldb * sizeof<T>();
   }
-  storeSum(c, f32x4.extract_lane(sum, 0), accumulate);
+  storeSum(c, f32x4.extract_lane(sum, 0), accumulate, shift);
 }
 
 /** Rows [m0, m1) × columns [n0, n1) of C with A and B stored along K. */
@@ -138,6 +142,7 @@ export function dotRange<T>(
   ldc: u32,
   k: u32,
   accumulate: bool,
+  shift: u32,
   m0: u32,
   m1: u32,
   n0: u32,
@@ -145,7 +150,7 @@ export function dotRange<T>(
 ): void {
   for (let n = n0; n < n1; n += 4) {
     const columns = min<u32>(4, n1 - n);
-    dotColumns<T>(a, lda, b + n * ldb * sizeof<T>(), ldb, columns, c + n * 4, ldc, m0, m1, k, accumulate);
+    dotColumns<T>(a, lda, b + n * ldb * sizeof<T>(), ldb, columns, c + n * 4, ldc, m0, m1, k, accumulate, shift);
   }
 }
 
@@ -160,6 +165,7 @@ export function axpyRange<T>(
   ldc: u32,
   k: u32,
   accumulate: bool,
+  shift: u32,
   m0: u32,
   m1: u32,
   n0: u32,
@@ -171,8 +177,8 @@ export function axpyRange<T>(
     const y = c + m * ldc * 4;
     let n = n0;
     for (; n + 16 <= n1; n += 16) {
-      axpySixteen<T>(x, step, b + n * sizeof<T>(), ldb, y + n * 4, k, accumulate);
+      axpySixteen<T>(x, step, b + n * sizeof<T>(), ldb, y + n * 4, k, accumulate, shift);
     }
-    for (; n < n1; ++n) axpyOne<T>(x, step, b + n * sizeof<T>(), ldb, y + n * 4, k, accumulate);
+    for (; n < n1; ++n) axpyOne<T>(x, step, b + n * sizeof<T>(), ldb, y + n * 4, k, accumulate, shift);
   }
 }

@@ -98,12 +98,16 @@ export function sumEach(s0: v128, s1: v128, s2: v128, s3: v128): v128 {
   return f32x4.add(v128.shuffle<f64>(s01, s23, 0, 2), v128.shuffle<f64>(s01, s23, 1, 3));
 }
 
-/** Eight numbers to `c`, or added to those there. */
+/** Eight numbers to `c`, or added to those there, and to those `shift` bytes after `c` where that is not 0. */
 @inline
-export function storeRow(c: u32, left: v128, right: v128, add: bool): void {
+export function storeRow(c: u32, left: v128, right: v128, add: bool, shift: u32): void {
   if (add) {
     left = f32x4.add(v128.load(c), left);
     right = f32x4.add(v128.load(c, 16), right);
+  }
+  if (shift != 0) {
+    left = f32x4.add(v128.load(c + shift), left);
+    right = f32x4.add(v128.load(c + shift, 16), right);
   }
   v128.store(c, left);
   v128.store(c, right, 16);

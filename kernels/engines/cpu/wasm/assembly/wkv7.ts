@@ -10,16 +10,16 @@
  *
  * @module
  */
-import { advance, retrace, stepBack } from "./wkv7_rows";
+import { advance, finishRead, retrace, stepBack } from "./wkv7_rows";
 
 const CHUNK: u32 = 16;
 
 /** Bytes of scratch that one worker needs for `wkv7Forward` or `wkv7Backward`, aligned to 16. */
 export function wkv7ScratchBytes(n: u32): u32 {
   const padded = (n + 3) & ~3;
-  const streams: u32 = n == padded ? 0 : 13 * CHUNK * padded;
-  // The state (or its gradient), four rows of the states inside a chunk, S·a for them, padded streams.
-  return (padded * padded + (CHUNK + 1) * 4 * padded + CHUNK * 4 + streams) * 4;
+  const streams: u32 = n == padded ? 0 : 14 * CHUNK * padded;
+  // The state (or its gradient), four rows of the states inside a chunk, padded streams.
+  return (padded * padded + CHUNK * 4 * padded + streams) * 4;
 }
 
 /** Copies rows of `n` numbers that lie `srcBytes` apart to where they lie `dstBytes` apart. */
@@ -46,9 +46,9 @@ function stream(src: u32, step: u32, steps: u32, n: u32, copy: u32): u32 {
 }
 
 /**
- * y, and the state at the start of each chunk of 16 steps, for (batch, head) pairs [unit0, unit1) of B·H.
+ * y, S·a, and the state at the start of each chunk of 16 steps, for (batch, head) pairs [unit0, unit1) of B·H.
  *
- * r, w, k, v, a, b, y: [B, T, H, N] f32, with w the decay itself. `initial` [B, H, N, N], or 0 for zeros; `states`
+ * r, w, k, v, a, b, y, sa: [B, T, H, N] f32, with w the decay itself. `initial` [B, H, N, N], or 0 for zeros; `states`
  * [B, H, ceil(T/16), N, N], or 0 to keep none; `final` [B, H, N, N], or 0; it may be `initial`.
  */
 export function wkv7Forward(
@@ -60,6 +60,7 @@ export function wkv7Forward(
   b: u32,
   initial: u32,
   y: u32,
+  sa: u32,
   states: u32,
   final: u32,
   time: u32,
@@ -93,6 +94,7 @@ export function wkv7Forward(
       const pa = stream(a + at, step, steps, n, pad + 4 * padBytes);
       const pb = stream(b + at, step, steps, n, pad + 5 * padBytes);
       const py = direct ? y + at : pad + 6 * padBytes;
+      const psa = direct ? sa + at : pad + 7 * padBytes;
       for (let i: u32 = 0; i < width; i += 4) {
         advance(
           scratch + i * rowBytes,
@@ -106,16 +108,20 @@ export function wkv7Forward(
           pa,
           pb,
           py + i * 4,
+          psa + i * 4,
         );
       }
-      if (!direct) copyRows(y + at, step, py, rowBytes, steps, n);
+      if (!direct) {
+        copyRows(y + at, step, py, rowBytes, steps, n);
+        copyRows(sa + at, step, psa, rowBytes, steps, n);
+      }
     }
     if (final != 0) copyRows(final + unit * stateBytes, n * 4, scratch, rowBytes, n, n);
   }
 }
 
 /**
- * The gradients of all six streams for (batch, head) pairs [unit0, unit1), from dy and the `states` that the forward pass kept.
+ * The gradients of all six streams for (batch, head) pairs [unit0, unit1), from dy and the `sa` and `states` of the forward pass.
  * `dFinal` [B, H, N, N] is the gradient of the final state, or 0 for none; `dInitial` [B, H, N, N] takes the gradient of the
  * initial one, or 0; it may be `dFinal`. Gradients are written, not added.
  */
@@ -126,6 +132,7 @@ export function wkv7Backward(
   v: u32,
   a: u32,
   b: u32,
+  sa: u32,
   states: u32,
   dy: u32,
   dFinal: u32,
@@ -151,8 +158,7 @@ export function wkv7Backward(
   const stateBytes = n * n * 4;
   const chunks = (time + CHUNK - 1) / CHUNK;
   const rows = scratch + width * rowBytes;
-  const sas = rows + (CHUNK + 1) * 4 * rowBytes;
-  const pad = sas + CHUNK * 16;
+  const pad = rows + CHUNK * 4 * rowBytes;
   const padBytes = CHUNK * rowBytes;
   for (let unit = unit0; unit < unit1; ++unit) {
     loadState(scratch, dFinal == 0 ? 0 : dFinal + unit * stateBytes, n);
@@ -167,6 +173,7 @@ export function wkv7Backward(
       const pa = stream(a + at, step, steps, n, pad + 4 * padBytes);
       const pb = stream(b + at, step, steps, n, pad + 5 * padBytes);
       const pdy = stream(dy + at, step, steps, n, pad + 6 * padBytes);
+      const psa = stream(sa + at, step, steps, n, pad + 13 * padBytes);
       const pdr = direct ? dr + at : pad + 7 * padBytes;
       const pdw = direct ? dw + at : pad + 8 * padBytes;
       const pdk = direct ? dk + at : pad + 9 * padBytes;
@@ -177,14 +184,14 @@ export function wkv7Backward(
       for (let i: u32 = 0; i < width; i += 4) {
         if (!direct) memory.fill(rows, 0, 4 * rowBytes);
         copyRows(rows, rowBytes, start + i * n * 4, n * 4, min<u32>(4, n - i), n);
-        retrace(rows, rowBytes, steps, stepBytes, pw, pk, pv + i * 4, pa, pb, sas);
+        // The state after the last step is not needed.
+        retrace(rows, rowBytes, steps - 1, stepBytes, pw, pk, pv + i * 4, pb, psa + i * 4);
         for (let t = steps; t > 0; --t) {
           const o = (t - 1) * stepBytes;
           stepBack(
             scratch + i * rowBytes,
             rows + (t - 1) * 4 * rowBytes,
             rowBytes,
-            v128.load(sas + (t - 1) * 16),
             i == 0,
             pr + o,
             pw + o,
@@ -192,6 +199,7 @@ export function wkv7Backward(
             pv + o + i * 4,
             pa + o,
             pb + o,
+            psa + o + i * 4,
             pdy + o + i * 4,
             pdr + o,
             pdw + o,
@@ -201,6 +209,10 @@ export function wkv7Backward(
             pdb + o,
           );
         }
+      }
+      for (let t: u32 = 0; t < steps; ++t) {
+        const o = t * stepBytes;
+        finishRead(rowBytes, pw + o, pk + o, pv + o, pb + o, psa + o, pdy + o, pdr + o);
       }
       if (!direct) {
         copyRows(dr + at, step, pdr, rowBytes, steps, n);
