@@ -19,6 +19,9 @@ import { forwardV7, type LayerState, startingState, type Wiring } from "./v7.ts"
 /** Longest piece that is read at once. */
 export const LONGEST = 128;
 
+/** Longest piece of which only the loss is wanted: no logits are read back, so a longer one costs nothing but its values. */
+const LONGEST_SCORED = 512;
+
 /** Which rows' logits a piece gives. */
 type Logits = "none" | "last" | "all";
 
@@ -197,7 +200,7 @@ export class Session {
     await this.#begin();
     let sum = 0;
     for (let done = 0; done + 1 < tokens.length;) {
-      const T = Math.min(LONGEST, 2 ** Math.floor(Math.log2(tokens.length - 1 - done)));
+      const T = Math.min(LONGEST_SCORED, 2 ** Math.floor(Math.log2(tokens.length - 1 - done)));
       const piece = await this.#scoredPiece(T);
       this.engine.write(piece.tokens, Int32Array.from({ length: T }, (_, i) => tokens[done + i]!));
       this.engine.write(piece.targets, Int32Array.from({ length: T }, (_, i) => tokens[done + i + 1]!));

@@ -141,6 +141,9 @@ Deno.test("train + conversations in a given template, and all of a text where th
     ctxLen: 8,
   });
   assert.equal((await loadAdapter(plain.output)).promptFormat, undefined);
+  const written = writeDocuments(newPath("t.jsonl"), ["User: Hi\n\nAssistant: Ho"]);
+  const said = await run({ dataFile: written, maxSteps: 1, ctxLen: 8, lossMask: "qa", promptFormat: "chat" });
+  assert.equal((await loadAdapter(said.output)).promptFormat, "chat");
 });
 
 Deno.test("train + targets: none refused, few warned of, cut and skipped ones counted", async () => {

@@ -4,12 +4,16 @@
  * @module
  */
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { parquetWriteBuffer } from "hyparquet-writer";
 import { Answer, promptFormat, type Turn } from "../rwkv/prompt_format.ts";
 import { bytesTokenizer } from "../rwkv/tokenizer/bytes.ts";
+import { worldTokenizer } from "../rwkv/tokenizer/world.ts";
+import { onlyAnswers } from "../training/data/answers.ts";
 import { readBinidx, writeBinidx } from "../training/data/binidx.ts";
-import { CONTEXT, countTargets } from "../training/data/document.ts";
+import { CONTEXT, countTargets, tokenOf } from "../training/data/document.ts";
 import { readDocuments, type ReadDocumentsOptions } from "../training/data/documents.ts";
 import { dataDigest } from "../training/data/files.ts";
 import { marked } from "../training/data/text.ts";
@@ -226,6 +230,34 @@ Deno.test("promptFormat + what is learnt begins where a prompt ends, in every fo
     assert.ok(segments[0]!.text.endsWith(format.begun));
     assert.deepEqual(promptFormat(format.name).render(turns), format.render(turns));
   }
+});
+
+const WORLD = fileURLToPath(new URL("../../shared/assets/rwkv_vocab_v20230424.txt", import.meta.url));
+Deno.test({
+  name: "readDocuments + the World vocabulary: pieces encoded apart are the tokens of the whole text",
+  ignore: !existsSync(WORLD),
+  async fn() {
+    const world = worldTokenizer(Deno.readFileSync(WORLD), WORLD);
+    const messages = [
+      { role: "system", content: "You are brief." },
+      { role: "user", content: "你好！Who wrote *Emma*?" },
+      { role: "assistant", content: "Jane Austen, in 1815." },
+      { role: "user", content: "Thanks :)" },
+      { role: "assistant", content: "不客气。" },
+    ];
+    await withFiles({ "a.jsonl": jsonl({ messages }) }, async (folder) => {
+      const { documents: [document] } = await readDocuments(join(folder, "a.jsonl"), world);
+      const text = promptFormat("chat").render(messages as Turn[]).segments.map(({ text }) => text).join("");
+      assert.deepEqual(Array.from(document!, tokenOf), [...world.encode(text), 0]);
+      assert.match(
+        marked(document!, world),
+        /Assistant:⟦ Jane Austen, in 1815\.\n\n⟧User: Thanks :\)\n\nAssistant:⟦ 不客气。<end>⟧$/,
+      );
+      // As the answers of the text by itself are found.
+      const again = Uint32Array.from([...world.encode(text), 0]);
+      assert.deepEqual(onlyAnswers(again, world), document);
+    });
+  },
 });
 
 Deno.test("Answer + stops: nothing of a stop is shown, however it arrives, and nothing else is lost", () => {

@@ -66,7 +66,7 @@ export interface DocumentsSummary {
   normalised: number;
   /** Answers whose reasoning the prompt format has no place for. */
   withoutReasoning: number;
-  /** The prompt format that most conversations were written in; undefined where there are none. */
+  /** The prompt format that most conversations were written in, or that was named; undefined where there is neither. */
   promptFormat: string | undefined;
 }
 
@@ -134,9 +134,11 @@ class Reader {
     if (name !== "auto") promptFormat(name);
   }
 
-  /** The format that most conversations were written in. */
+  /** The format that most conversations were written in; where there are none, what was said of how the text is written. */
   get promptFormat(): string | undefined {
-    return [...this.#formats.values()].sort((a, b) => b.count - a.count)[0]?.format.name;
+    const { promptFormat: given = "auto" } = this.options;
+    const most = [...this.#formats.values()].sort((a, b) => b.count - a.count)[0]?.format.name;
+    return most ?? (given === "auto" ? undefined : given);
   }
 
   async add({ path, type }: DataFile): Promise<void> {
