@@ -4,7 +4,7 @@
  * @module
  */
 import { checkFits } from "../adapters/adapter.ts";
-import { loadAdapter } from "../mod.ts";
+import { type AdapterHints, loadAdapter } from "../mod.ts";
 import { createHandler } from "../serve/app.ts";
 import { hostsOf, isLoopback } from "../serve/guard.ts";
 import { Library } from "../serve/inference/library.ts";
@@ -13,7 +13,7 @@ import { RunList } from "../serve/runs/run_list.ts";
 import { adaptersFor, latestBase } from "../serve/served.ts";
 import { EXAMPLE, OptionError } from "../training/options.ts";
 import { explain, runCommand, type Work } from "./command.ts";
-import { choice, helpText, list, parseFlags, text, whole } from "./flags.ts";
+import { choice, file, files, helpText, list, parseFlags, real, text, whole } from "./flags.ts";
 
 const USAGE = `Shows runs in the browser, lets you talk to models, and serves OpenAI's API under /v1.
 
@@ -25,9 +25,11 @@ Nothing is loaded before somebody asks for it.`;
 
 const FLAGS = {
   runs: text("DIR", "folder of run folders"),
-  loadModel: text("FILE", "base model; without it, that of the latest run, or the bundled one"),
-  adapter: list("adapters of the base, besides those of runs"),
-  vocab: text("FILE", "World vocabulary; without it, rwkv_vocab_v20230424.txt beside the model"),
+  loadModel: file("base model; without it, that of the latest run, or the bundled one"),
+  adapter: files("adapters of the base, each a model, besides those of runs"),
+  loraAlpha: real("alpha of LoRAs whose files do not hold it"),
+  batAxis: choice(["in", "out"], "how the blocks of a BAT are chosen, where its file does not show it"),
+  vocab: file("World vocabulary; without it, rwkv_vocab_v20230424.txt beside the model"),
   engine: choice(["auto", "webgpu", "cpu"], "what to compute on"),
   host: text("ADDRESS", "address to listen at; any but this machine's own needs --api_key"),
   port: whole("port to listen at; 0 takes a free one"),
@@ -74,17 +76,23 @@ export async function main(args: readonly string[], work: Work): Promise<number>
     ...DEFAULTS,
     ...values,
   });
+  const { loraAlpha, batAxis } = values;
+  const hints: AdapterHints = {
+    ...(loraAlpha === undefined ? {} : { loraAlpha }),
+    ...(batAxis === undefined ? {} : { batAxis }),
+  };
   const runs = new RunList(rest.runs);
   const base = rest.loadModel ?? latestBase(runs) ?? EXAMPLE.model;
   const library = await Library.open({
     base,
     vocab,
+    hints,
     engine,
     slots,
     adapters: () => adaptersFor(base, adapter, runs),
     onMessage: (message) => console.error(message),
   });
-  for (const path of adapter) checkFits(await loadAdapter(path), library.config);
+  for (const path of adapter) checkFits(await loadAdapter(path, hints), library.config);
   const scheduler = new Scheduler(library, {
     slots,
     waiting: rest.queue,

@@ -9,6 +9,7 @@
 import { basename, dirname, extname } from "node:path";
 import { checkBase } from "../../adapters/adapter.ts";
 import { loadAdapter } from "../../adapters/file.ts";
+import type { AdapterHints } from "../../adapters/method.ts";
 import { attach, wireAdapter } from "../../adapters/wiring.ts";
 import { openTensorFile } from "../../formats/tensor_file.ts";
 import { chooseEngine, type EngineChoice } from "../../kernels/engines/choose.ts";
@@ -68,6 +69,8 @@ export interface LibraryOptions {
   readonly base: string;
   /** World vocabulary file. */
   readonly vocab?: string | undefined;
+  /** What files of adapters may leave unsaid. */
+  readonly hints?: AdapterHints;
   readonly engine: EngineChoice;
   /** The adapters there are now; asked again and again, as runs end. */
   adapters(): readonly AdapterFile[];
@@ -137,7 +140,9 @@ export class Library {
     const { adapter } = this.find(name);
     if (adapter === undefined) return this.baseFormat;
     const key = `${adapter} ${stamp(adapter)}`;
-    if (!this.#formats.has(key)) this.#formats.set(key, loadAdapter(adapter).promptFormat);
+    if (!this.#formats.has(key)) {
+      this.#formats.set(key, loadAdapter(adapter, this.options.hints).promptFormat);
+    }
     return this.#formats.get(key) ?? this.baseFormat;
   }
 
@@ -173,7 +178,7 @@ export class Library {
 
   async #load(name: string, key: string, path: string | undefined): Promise<Entry> {
     // A file that cannot be used is told before a large model is loaded for it.
-    const adapter = path === undefined ? undefined : loadAdapter(path);
+    const adapter = path === undefined ? undefined : loadAdapter(path, this.options.hints);
     const model = await this.#base();
     if (adapter) checkBase(adapter, model.fingerprint, this.options.base);
     const attachment = adapter && attach(adapter, model);

@@ -12,6 +12,13 @@ const { uPlot } = globalThis;
 const colour = (name) =>
   name.startsWith("--") ? getComputedStyle(document.documentElement).getPropertyValue(name).trim() : name;
 
+/** The values that no line leads to or from, which would not be seen without a dot. */
+function alone(plot, series) {
+  const values = plot.data[series], isNone = (i) => values[i] === null || values[i] === undefined;
+  const lone = values.keys().filter((i) => !isNone(i) && isNone(i - 1) && isNone(i + 1)).toArray();
+  return lone.length ? lone : null;
+}
+
 /** A chart in a place of the page. */
 export class Chart {
   #plot;
@@ -82,7 +89,9 @@ export class Chart {
             stroke: colour(of),
             width: dots ? 1 : width,
             spanGaps: Boolean(dots || joined),
-            points: dots ? { show: true, size: 8, fill: colour(of) } : { show: false },
+            points: dots
+              ? { show: true, size: 8, fill: colour(of) }
+              : { show: true, size: 5, fill: colour(of), filter: alone },
           })),
         ],
         axes: [

@@ -79,8 +79,8 @@ export function command(line) {
     button.setAttribute("aria-label", `${word}: ${line}`);
   };
   say("Copy");
-  // A word is not broken after its hyphens.
-  const words = line.split(" ").flatMap((word) => [make("span", {}, word), " "]).slice(0, -1);
+  // A word is not broken after its hyphens, unless it holds line ends of its own.
+  const words = line.split(/( )/).map((word) => /[ \n]/.test(word) ? word : make("span", {}, word));
   const box = make("div", { class: "command" }, make("code", {}, ...words), button);
   button.addEventListener("click", async () => {
     say(await copied(line) ? "Copied" : "Not copied");

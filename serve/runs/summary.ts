@@ -166,10 +166,9 @@ class RunReader {
 
   details(): Details {
     const summary = this.summary();
-    const log = this.list.tail(this.run, "log.txt").split("\n").filter((line) => line !== "").slice(
-      -LOG_LINES,
-    );
     const settings = settingsOf(this.list.text(this.run, "config.json"));
+    const log = this.list.tail(this.run, "log.txt").split("\n").filter((line) => line !== "")
+      .slice(-LOG_LINES).map(withoutPlaces([this.run.path, ...absolutePaths(settings)]));
     return {
       ...summary,
       settings: shown(settings) as Details["settings"],
@@ -242,6 +241,21 @@ function shown(value: unknown): unknown {
 /** A path from where the server was started. */
 export function fromHere(path: string): string {
   return relative(Deno.cwd(), path).split(sep).join("/") || ".";
+}
+
+/** Makes sentences show paths as they are from where the server was started: those that are known, and what looks like one. */
+function withoutPlaces(known: readonly string[]): (text: string) => string {
+  const longestFirst = known.toSorted((a, b) => b.length - a.length);
+  return (text) => {
+    for (const path of longestFirst) text = text.replaceAll(path, () => fromHere(path));
+    return text.replace(/(?<![\w.:/\\])(?:[A-Za-z]:\\|\/)[^\s:;,'"()]+/g, (path) => fromHere(path));
+  };
+}
+
+/** Every absolute path in some settings. */
+function absolutePaths(value: unknown): string[] {
+  if (typeof value === "string") return isAbsolute(value) ? [value] : [];
+  return typeof value === "object" && value !== null ? Object.values(value).flatMap(absolutePaths) : [];
 }
 
 /** A word as a shell reads it. */
