@@ -179,8 +179,10 @@ const wkv7: Lowering = (call) => {
   const { node, address, scratch } = call;
   const { T, N } = node.attributes as Wkv7Attributes;
   const { B, H } = wkv7Sizes(node.inputs[0]!, { T, N });
+  const streams = node.inputs.slice(0, 6).map(address),
+    initial = node.inputs[6] ? address(node.inputs[6]) : 0;
   const [y, states, final, sa] = node.outputs.slice(0, 4).map(address) as [number, number, number, number];
-  const pointers = [...node.inputs.map(address), y, sa, states, final];
+  const pointers = [...streams, initial, y, sa, states, final];
   return [share(call, B * H, { work: T * N * N / 4 }, (start, end, worker) => ({
     kernel: "wkv7Forward",
     args: [...pointers, T, H, N, start, end, scratch(worker)],
@@ -190,13 +192,13 @@ const wkv7: Lowering = (call) => {
 const wkv7Gradient: Lowering = (call) => {
   const { node, address, scratch } = call;
   const { T, N } = node.attributes as Wkv7Attributes;
-  const [states, dy, dFinal, sa] = node.inputs.slice(6).map(address) as [number, number, number, number];
+  const [states, dy, sa] = node.inputs.slice(6, 9).map(address) as [number, number, number];
   const [dV, dColumns, dInitial] = node.outputs as [Tensor, Tensor, Tensor];
   const { B, H } = wkv7Sizes(node.inputs[0]!, { T, N });
   const [dR, dW, dK, dA, dB] = [0, 1, 2, 3, 4].map((i) => address(dColumns) + i * dV.size * 4);
   const pointers = [
     ...node.inputs.slice(0, 6).map(address),
-    ...[sa, states, dy, dFinal],
+    ...[sa, states, dy, node.inputs[9] ? address(node.inputs[9]) : 0],
     ...[dR!, dW!, dK!, address(dV), dA!, dB!, address(dInitial)],
   ];
   return [share(call, B * H, { work: T * N * N }, (start, end, worker) => ({

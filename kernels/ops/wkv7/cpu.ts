@@ -49,7 +49,7 @@ function step(
 export function wkv7Forward(
   call: Sizes & {
     readonly streams: Streams;
-    readonly initial: NumberArray;
+    readonly initial: NumberArray | undefined;
     readonly y: NumberArray;
     readonly states: NumberArray;
     readonly final: NumberArray;
@@ -59,7 +59,8 @@ export function wkv7Forward(
   const { T, H, N, C, chunks, streams, initial, y, states, final, sa, start, end } = call;
   const NN = N * N;
   for (let head = start; head < end; head++) {
-    const S = Float64Array.from(initial.subarray(head * NN, (head + 1) * NN));
+    const S = new Float64Array(NN);
+    if (initial) S.set(initial.subarray(head * NN, (head + 1) * NN));
     for (let t = 0; t < T; t++) {
       if (t % CHUNK === 0) states.set(S, (head * chunks + t / CHUNK) * NN);
       const at = (Math.floor(head / H) * T + t) * C + (head % H) * N;
@@ -80,7 +81,7 @@ export function wkv7Backward(
     readonly streams: Streams;
     readonly states: NumberArray;
     readonly dy: NumberArray;
-    readonly dFinal: NumberArray;
+    readonly dFinal: NumberArray | undefined;
     readonly dStreams: Streams;
     readonly dInitial: NumberArray;
   },
@@ -91,7 +92,8 @@ export function wkv7Backward(
   // The states after each step of one chunk.
   const scratch = new Float64Array(CHUNK * NN);
   for (let head = start; head < end; head++) {
-    const dS = Float64Array.from(dFinal.subarray(head * NN, (head + 1) * NN));
+    const dS = new Float64Array(NN);
+    if (dFinal) dS.set(dFinal.subarray(head * NN, (head + 1) * NN));
     for (let chunk = chunks - 1; chunk >= 0; chunk--) {
       const kept = states.subarray((head * chunks + chunk) * NN, (head * chunks + chunk + 1) * NN);
       const first = chunk * CHUNK, last = Math.min(first + CHUNK, T) - 1;

@@ -40,19 +40,22 @@ export function wkv7Sizes(stream: Tensor, { T, N }: Wkv7Attributes): {
   return { B: stream.rows / T, H: stream.width / N, C: stream.width, chunks: Math.ceil(T / CHUNK) };
 }
 
-/** inputs: r, w, k, v, a, b, initial state → y, kept states, final state, sa of every step, and as a GPU's scratch solved blocks */
+/**
+ * inputs: r, w, k, v, a, b, and the initial state where it is not zero → y, kept states, final state, sa of every step, and as a
+ * GPU's scratch solved blocks
+ */
 const wkv7Op: Op<Wkv7Attributes> = {
   name: "wkv7",
   scratch: [4],
   outputs(inputs, attributes) {
     requireF32("wkv7", inputs);
     const { B, H, C, chunks } = wkv7Sizes(inputs[0]!, attributes);
-    const { T, N } = attributes, streams = inputs.slice(0, 6), initial = inputs[6]!;
+    const { T, N } = attributes, streams = inputs.slice(0, 6), initial = inputs[6];
     const alike = streams.every(({ rows, width }) => rows === B * T && width === C);
     if (!Number.isInteger(B) || !Number.isInteger(H) || !alike) {
       throw shapeError("wkv7", inputs, `six streams of rows in multiples of T = ${T} and heads of ${N}`);
     }
-    if (initial.size !== B * H * N * N) {
+    if (initial && initial.size !== B * H * N * N) {
       throw shapeError("wkv7", inputs, `the state must be [${B}, ${H}·${N}·${N}]`);
     }
     return [
@@ -65,16 +68,15 @@ const wkv7Op: Op<Wkv7Attributes> = {
   },
   gradient({ graph, attributes, inputs, outputs: [y, states, , sa], dOutputs, wanted }) {
     const dy = dOutputs[0] ?? constant(graph, y!.shape, 0);
-    const dFinal = dOutputs[2] ?? constant(graph, inputs[6]!.shape, 0);
-    const given = [...inputs.slice(0, 6), states!, dy, dFinal, sa!];
+    const given = [...inputs.slice(0, 6), states!, dy, sa!, ...(dOutputs[2] ? [dOutputs[2]] : [])];
     const [dV, dColumns, dInitial] = graph.add(wkv7GradientOp, given, attributes);
     const [dR, dW, dK, dA, dB] = splitRows(graph, dColumns!, 5);
     return [dR, dW, dK, dV, dA, dB, wanted[6] ? dInitial : undefined];
   },
   units: (node) => heads(node.inputs[0]!, node.attributes),
   cpu({ attributes, inputs, memory, start, end }) {
-    const [initial, y, states, final, sa] = memory.slice(6) as [
-      NumberArray,
+    const initial = inputs[6] && memory[6];
+    const [y, states, final, sa] = memory.slice(inputs.length) as [
       NumberArray,
       NumberArray,
       NumberArray,
@@ -87,8 +89,9 @@ const wkv7Op: Op<Wkv7Attributes> = {
 };
 
 /**
- * inputs: r, w, k, v, a, b, kept states, dy, gradient of the final state, sa → dV, dR dW dK dA dB one below the other, gradient of
- * the initial state, and as a GPU's scratch gradients of the states where chunks end and of sa, and solved blocks
+ * inputs: r, w, k, v, a, b, kept states, dy, sa, and the gradient of the final state where it is not zero → dV, dR dW dK dA dB one
+ * below the other, gradient of the initial state, and as a GPU's scratch gradients of the states where chunks end and of sa, and
+ * solved blocks
  */
 const wkv7GradientOp: Op<Wkv7Attributes> = {
   name: "wkv7Gradient",
@@ -107,15 +110,8 @@ const wkv7GradientOp: Op<Wkv7Attributes> = {
   },
   units: (node) => heads(node.inputs[0]!, node.attributes),
   cpu({ attributes, inputs, memory, start, end }) {
-    const [states, dy, dFinal, , dV, dColumns, dInitial] = memory.slice(6) as [
-      NumberArray,
-      NumberArray,
-      NumberArray,
-      NumberArray,
-      NumberArray,
-      NumberArray,
-      NumberArray,
-    ];
+    const [states, dy] = memory.slice(6) as [NumberArray, NumberArray], dFinal = inputs[9] && memory[9];
+    const [dV, dColumns, dInitial] = memory.slice(inputs.length) as [NumberArray, NumberArray, NumberArray];
     const sizes = { ...wkv7Sizes(inputs[0]!, attributes), ...attributes, start, end };
     const [r, w, k, a, b] = [0, 1, 2, 3, 4].map((i) =>
       dColumns.subarray(i * dV.length, (i + 1) * dV.length)
@@ -171,7 +167,7 @@ export function wkv7(
 ): { y: Tensor; state: Tensor } {
   const { T, N } = options;
   if (T === 0 && options.state) return { y: r, state: options.state };
-  const initial = options.state ?? constant(graph, [r.rows / T, r.width * N], 0);
-  const [y, , state] = graph.add(wkv7Op, [r, w, k, v, a, b, initial], { T, N });
+  const initial = options.state ? [options.state] : [];
+  const [y, , state] = graph.add(wkv7Op, [r, w, k, v, a, b, ...initial], { T, N });
   return { y: y!, state: state! };
 }

@@ -12,15 +12,18 @@
 //
 // Declared before this text: N, CHUNK, BLOCK, BACKWARD, ROWS, ROWS_A_THREAD, KEY_THREADS; Lanes with LANES, inner() and put_
 // functions; weighed(x, i, step), the sum of the Lanes at i, i + step, … of the record, weighed by the numbers of x; Parts with PARTS,
-// put_partial() and sum_partial(). Loops over j are written out before compiling.
+// put_partial() and sum_partial(). Loops over j are written out before compiling. What stands
+// between the marks is for a state that is carried in; else it is zero.
 struct Parameters { T: u32, C: u32, blocks: u32, chunks: u32, units: u32 }
 @group(0) @binding(0) var<uniform> p: Parameters;
 @group(0) @binding(1) var<storage, read> solved: array<Lanes>;          // (B, H, blocks, (3·BLOCK + 1)·N + BLOCK·BLOCK)
 @group(0) @binding(2) var<storage, read> drive: array<f32>;             // (B, T, H, N)
-@group(0) @binding(3) var<storage, read> initial: array<Lanes>;         // (B, H, N, N)
-@group(0) @binding(4) var<storage, read_write> kept: array<Lanes>;      // (B, H, chunks, N, N): X where a chunk is entered
-@group(0) @binding(5) var<storage, read_write> final_: array<Lanes>;    // (B, H, N, N)
-@group(0) @binding(6) var<storage, read_write> echo: array<f32>;        // (B, T, H, N)
+@group(0) @binding(3) var<storage, read_write> kept: array<Lanes>;      // (B, H, chunks, N, N): X where a chunk is entered
+@group(0) @binding(4) var<storage, read_write> final_: array<Lanes>;    // (B, H, N, N)
+@group(0) @binding(5) var<storage, read_write> echo: array<f32>;        // (B, T, H, N)
+//<initial
+@group(0) @binding(6) var<storage, read> initial: array<Lanes>;         // (B, H, N, N)
+//initial>
 const L = N / LANES;                       // Lanes of a row
 const OWN = L / KEY_THREADS;               // Lanes of a row that a thread holds
 const HELD = ROWS_A_THREAD * OWN;
@@ -58,7 +61,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let own = lane / KEY_THREADS * ROWS_A_THREAD;
   let place = (row + own) * L + key;
   var X: array<Lanes, HELD>;
+  //<initial
   for (var j = 0u; j < HELD; j++) { X[j] = initial[head * N * L + place + j / OWN * L + j % OWN * KEY_THREADS]; }
+  //initial>
 
   var coming: array<Lanes, LOADS>;
   var driven: array<f32, DRIVES>;

@@ -127,7 +127,7 @@ interface Direction {
   readonly probe: number;
   readonly back: number;
   readonly drive: number;
-  readonly initial: number;
+  readonly initial: number | undefined;
   readonly result: number;
   readonly kept: number;
   readonly final: number;
@@ -136,22 +136,37 @@ interface Direction {
 }
 
 // deno-fmt-ignore
-const FORWARD: Direction = {
-  backward: false, read: 0, decay: 1, add: 2, probe: 4, back: 5, drive: 3,
-  initial: 6, result: 7, kept: 8, final: 9, echo: 10, solved: 11,
-};
+function forwardRoles({ inputs: { length: n } }: Node<Wkv7Attributes>): Direction {
+  return {
+    backward: false, read: 0, decay: 1, add: 2, probe: 4, back: 5, drive: 3, initial: n > 6 ? 6 : undefined,
+    result: n, kept: n + 1, final: n + 2, echo: n + 3, solved: n + 4,
+  };
+}
+
 // deno-fmt-ignore
-const BACKWARD: Direction = {
-  backward: true, read: 2, decay: 1, add: 0, probe: 5, back: 4, drive: 7,
-  initial: 8, result: 10, kept: 13, final: 12, echo: 14, solved: 15,
-};
-/** The other operands of the backward passes. */
-const V = 3, STATES = 6, SA = 9, COLUMNS = 11;
+function backwardRoles({ inputs: { length: n } }: Node<Wkv7Attributes>): Direction & { readonly columns: number } {
+  return {
+    backward: true, read: 2, decay: 1, add: 0, probe: 5, back: 4, drive: 7, initial: n > 9 ? 9 : undefined,
+    result: n, columns: n + 1, final: n + 2, kept: n + 3, echo: n + 4, solved: n + 5,
+  };
+}
+
+/** Operands that the gradient of chunks reads besides. */
+const V = 3, STATES = 6, SA = 8;
 
 const operands = (...list: number[]) => list.map((operand) => ({ operand }));
 
+/** The text without what stands between marks of this name. */
+const without = (mark: string, text: string) =>
+  text.replaceAll(new RegExp(`//<${mark}\n[^]*?//${mark}>\n`, "g"), "");
+
 /** The three passes in one direction: blocks, scan, output. */
-function passes(node: Node<Wkv7Attributes>, to: Direction, limits: DeviceLimits, layout: ScanLayout): Pass[] {
+function passes(
+  node: Node<Wkv7Attributes>,
+  to: Direction & { readonly columns?: number },
+  limits: DeviceLimits,
+  layout: ScanLayout,
+): Pass[] {
   const { T, N } = node.attributes, { rows, rowsAThread, keyThreads, block } = layout, { backward } = to;
   const { B, H, C, chunks } = wkv7Sizes(node.inputs[0]!, node.attributes);
   const blocks = Math.ceil(T / block);
@@ -163,12 +178,12 @@ function passes(node: Node<Wkv7Attributes>, to: Direction, limits: DeviceLimits,
       wgsl: [
         constants(shape),
         lanes(width, { workgroup: ["decay", "add", "probe", "back"] }),
-        backward ? solveShader : solveShader.replaceAll(/\/\/<backward[^]*?\/\/backward>/g, ""),
+        backward ? solveShader : without("backward", solveShader),
       ].join("\n"),
       uniforms: [T, C, B * T, blocks, solvers],
       bindings: operands(
         ...[to.decay, to.add, to.probe, to.back, to.solved],
-        ...(backward ? [to.read, COLUMNS] : []),
+        ...(to.columns === undefined ? [] : [to.read, to.columns]),
       ),
       workgroups: grid(solvers, limits),
     },
@@ -180,11 +195,14 @@ function passes(node: Node<Wkv7Attributes>, to: Direction, limits: DeviceLimits,
         parts(keyThreads, ["partial"]),
         Object.entries(scanLoops(N, layout)).reduce(
           (text, [name, count]) => unrolled(text, name, count),
-          scanShader,
+          to.initial === undefined ? without("initial", scanShader) : scanShader,
         ),
       ].join("\n"),
       uniforms: [T, C, blocks, chunks, scanners],
-      bindings: operands(to.solved, to.drive, to.initial, to.kept, to.final, to.echo),
+      bindings: operands(
+        ...[to.solved, to.drive, to.kept, to.final, to.echo],
+        ...(to.initial === undefined ? [] : [to.initial]),
+      ),
       workgroups: grid(scanners, limits),
     },
     {
@@ -211,7 +229,7 @@ export function forwardPasses(
   limits: DeviceLimits,
   layout: ScanLayout = usualLayout(node, limits),
 ): Pass[] {
-  return passes(node, FORWARD, limits, layout);
+  return passes(node, forwardRoles(node), limits, layout);
 }
 
 /** How the gradient of a chunk is computed. */
@@ -251,10 +269,11 @@ export function backwardPasses(
   const { T, N } = node.attributes;
   const { B, H, C, chunks } = wkv7Sizes(node.inputs[0]!, node.attributes);
   const units = B * H * chunks;
-  return [...passes(node, BACKWARD, limits, layout), {
+  const roles = backwardRoles(node);
+  return [...passes(node, roles, limits, layout), {
     wgsl: chunkText(N, C, T % CHUNK === 0, chunkLayout),
     uniforms: [T, B * T, chunks, units],
-    bindings: operands(COLUMNS, V, STATES, BACKWARD.kept, BACKWARD.drive, SA, BACKWARD.echo),
+    bindings: operands(roles.columns, V, STATES, roles.kept, roles.drive, SA, roles.echo),
     workgroups: grid(units, limits),
   }];
 }
