@@ -24,7 +24,7 @@ import { localPath } from "./formats/hub.ts";
 import { chooseEngine, type EngineChoice } from "./kernels/engines/choose.ts";
 import { generateTokens } from "./rwkv/generate.ts";
 import { Model } from "./rwkv/model.ts";
-import { Answer, PROMPT_FORMAT, promptFormat } from "./rwkv/prompt_format.ts";
+import { Answer, PROMPT_FORMAT, promptFor, promptFormat } from "./rwkv/prompt_format.ts";
 import { Session } from "./rwkv/session.ts";
 import { chooseTokenizer } from "./rwkv/tokenizer/choose.ts";
 import { streamDecoder } from "./rwkv/tokenizer/tokenizer.ts";
@@ -185,7 +185,7 @@ export function weightedSum(model: Model, terms: readonly Term[]): Adapter {
 
 /** How {@link generate} goes on from a prompt. */
 export interface GenerateOptions {
-  /** What the text goes on from; with a prompt format, what the user says. */
+  /** What the text goes on from; with a prompt format, what the user says, unless it is written out already. */
   readonly prompt: string;
   /**
    * How the prompt is written out and what ends the answer: a name such as `chat`, a template, or `plain` to go on from the
@@ -240,7 +240,7 @@ export async function* generate(model: Model, options: GenerateOptions): AsyncGe
     const decoder = streamDecoder(tokenizer);
     const sampling = { temperature, topP };
     const drawn = { count: tokens, sampling, uniform: () => draw.uniform() };
-    const given = tokenizer.encode(format.prompt(prompt, { system: options.system }));
+    const given = tokenizer.encode(promptFor(format, prompt, { system: options.system }));
     const answer = new Answer(format.stops);
     if (format.begun) yield format.begun;
     for await (const token of generateTokens(session, given, drawn)) {

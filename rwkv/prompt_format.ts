@@ -67,6 +67,16 @@ export const PROMPT_FORMATS: Readonly<Record<string, string>> = {
   "plain": "X",
 };
 
+/** The prompt for what a user says; the text itself where it is written out already, as `User: Hi\n\nAssistant:` is. */
+export function promptFor(
+  format: PromptFormat,
+  text: string,
+  options: { system?: string | undefined } = {},
+): string {
+  const opening = format.prompt("\0").split("\0")[0]!.trimEnd();
+  return opening !== "" && text.startsWith(opening) ? text : format.prompt(text, options);
+}
+
 /** How a format writes what comes before an answer, and the answer itself. */
 interface Style {
   system(text: string): string;

@@ -8,7 +8,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parquetWriteBuffer } from "hyparquet-writer";
-import { Answer, promptFormat, type Turn } from "../rwkv/prompt_format.ts";
+import { Answer, promptFor, promptFormat, type Turn } from "../rwkv/prompt_format.ts";
 import { bytesTokenizer } from "../rwkv/tokenizer/bytes.ts";
 import { worldTokenizer } from "../rwkv/tokenizer/world.ts";
 import { onlyAnswers } from "../training/data/answers.ts";
@@ -258,6 +258,14 @@ Deno.test({
       assert.deepEqual(onlyAnswers(again, world), document);
     });
   },
+});
+
+Deno.test("promptFor + what is written out already: left as it is", () => {
+  const chat = promptFormat("chat"), written = "User: Hi\n\nAssistant: Yes?\n\nUser: Well\n\nAssistant:";
+  assert.equal(promptFor(chat, written), written);
+  assert.equal(promptFor(chat, "Hi"), "User: Hi\n\nAssistant:");
+  assert.equal(promptFor(promptFormat("plain"), "Hi"), "Hi");
+  assert.equal(promptFor(promptFormat("{prompt}{response}"), "Hi"), "Hi");
 });
 
 Deno.test("Answer + stops: nothing of a stop is shown, however it arrives, and nothing else is lost", () => {

@@ -13,7 +13,7 @@ import type { Engine } from "../kernels/engine.ts";
 import { sizeOf } from "../kernels/graph.ts";
 import { generateTokens } from "../rwkv/generate.ts";
 import type { Model } from "../rwkv/model.ts";
-import { Answer, PROMPT_FORMAT, promptFormat } from "../rwkv/prompt_format.ts";
+import { Answer, PROMPT_FORMAT, promptFor, promptFormat } from "../rwkv/prompt_format.ts";
 import { Session } from "../rwkv/session.ts";
 import { streamDecoder, type Tokenizer } from "../rwkv/tokenizer/tokenizer.ts";
 import { random } from "./data/random.ts";
@@ -110,7 +110,7 @@ export class Learner {
     const draw = random(settings.randomSeed, "sample");
     const says = prompt.trim() !== "" ? this.promptFormat : undefined;
     const format = promptFormat(says ?? "plain");
-    const given = format.prompt(prompt),
+    const given = promptFor(format, prompt),
       answer = new Answer(format.stops),
       decoder = streamDecoder(tokenizer);
     let text = given;
