@@ -421,6 +421,37 @@ Deno.test("run_bone and merge_bone without any input take the bundled model and 
   ok(existsSync(inFolder("runs/bundled/merged.safetensors")));
 });
 
+Deno.test("run_bone --dry_run says what a run would be, as a file that --config reads, and writes nothing", async () => {
+  Deno.writeTextFileSync(
+    inFolder("run.yaml"),
+    "ctx_len: 32\nmicro_bsz: 4\nbone_config: {bone_r: 4}\nengine: cpu\n",
+  );
+  const files = ["--load_model", "model.safetensors", "--data_file", "text.txt", "--proj_dir", "planned"];
+  const planned = await run("run_bone", ...files, "--config", "run.yaml", "--micro_bsz", "2", "--dry_run");
+  succeeded(planned);
+  const [settings, table] = planned.stdout.split("\nMemory:\n") as [string, string];
+  match(settings, /^ctx_len: 32$/m);
+  match(settings, /^micro_bsz: 2$/m);
+  match(table, /^ {2}frozen weights +\d+\.\d MB$/m);
+  match(table, /^ {2}saved activations +\d+\.\d MB$/m);
+  match(table, /^ {2}largest tensor +\d+\.\d MB {2}\w/m);
+  match(table, /^Time: [\d.e-]+ s a step, \d+ tokens\/s; \d+ steps take \d+:\d\d/m);
+  match(table, /^It fits\. Nothing was written\.$/m);
+  strictEqual(existsSync(inFolder("planned")), false);
+  Deno.writeTextFileSync(inFolder("planned.yaml"), settings);
+  const trained = await run(
+    "run_bone",
+    "--config",
+    "planned.yaml",
+    "--max_steps",
+    "1",
+    "--sample_prompt",
+    "",
+  );
+  succeeded(trained);
+  ok(existsSync(inFolder("planned/report.html")));
+});
+
 Deno.test("--help is on stdout", async () => {
   for (const name of ["run_bone", "merge_bone", "generate", "pretrain"]) {
     const ended = await run(name, "--help");

@@ -145,7 +145,9 @@ export async function trainSteps(options: LoopOptions): Promise<LoopResult> {
     if (wished) onMessage(`Saved step ${step}, as the file "${WISH}" asked`);
     if (looks) await look();
     stoppedEarly = looks && inVain();
-    if (stoppedEarly && !saves) await save();
+    // A look takes long enough for somebody to change their mind.
+    if (looks) stopped = shouldStop?.() ?? false;
+    if ((stopped || stoppedEarly) && !saves) await save();
     // Neither is training: the next step's speed does not know of it.
     time = performance.now();
   }

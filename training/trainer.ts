@@ -123,6 +123,12 @@ async function runIn(
   const every = settings.evalSteps ?? stepCounts(settings, batches).anEpoch;
   const watched = { learner, programs, tokenizer, heldOut, projDir, metrics, listeners, every };
   const validation = new Validation(watched);
+  if (heldOut && heldOut.batchesPerEpoch > settings.evalBatches) {
+    onMessage(
+      `Measuring on ${settings.evalBatches} of ${heldOut.batchesPerEpoch} micro-batches of held-out text: ` +
+        `--eval_batches ${heldOut.batchesPerEpoch} measures on all`,
+    );
+  }
   if (first === 0 && !validation.first) await validation.look(0);
 
   const options = { learner, programs, batches, projDir, metrics, validation, listeners, first };
@@ -157,6 +163,7 @@ async function runIn(
     stoppedEarly,
   };
   const report = { projDir, settings: placed(settings), lines: metrics.lines, result, before };
-  onMessage(`Report: ${writeReport({ ...report, after: validation.last })}`);
+  const { last } = validation;
+  onMessage(`Report: ${writeReport({ ...report, after: last && last.step > 0 ? last : undefined })}`);
   return result;
 }
