@@ -75,7 +75,7 @@ export function rowsNamed(names: string | undefined): Row[] {
 }
 
 /** Writes a model of random bf16 numbers, small enough that nothing overflows. */
-function writeRandomModel(path: string, layers: number, channels: number): void {
+export function writeRandomModel(path: string, layers: number, channels: number): void {
   const config = freshConfig({ layers, channels, headSize: 64, vocabulary: 65536 });
   const draw = random(1, "weights");
   // One stretch of noise serves all tensors: drawing each anew would take longer than the bench.
