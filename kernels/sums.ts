@@ -83,9 +83,20 @@ export function addInProducts(nodes: readonly Node[]): Node[] {
     node.outputs.forEach((t) => producers.set(t, node));
   };
 
-  for (const node of nodes) {
-    const terms = termsOf(node);
-    if (terms && absorb(terms, node.outputs[0]!)) list.splice(list.indexOf(node), 1);
+  /** The terms of a sum, with those of sums that only it reads in their place, and the nodes of all these sums. */
+  const flattened = (sum: Node): { terms: Tensor[]; sums: Node[] } | undefined => {
+    const parts = termsOf(sum)?.map((t) => {
+      const inner = readers.get(t) === 1 ? producers.get(t) : undefined;
+      return inner && flattened(inner) || { terms: [t], sums: [] };
+    });
+    return parts && { terms: parts.flatMap((p) => p.terms), sums: [sum, ...parts.flatMap((p) => p.sums)] };
+  };
+
+  // From the last to the first, so that a sum of sums is found before its parts.
+  for (const node of nodes.toReversed()) {
+    const sum = list.includes(node) ? flattened(node) : undefined;
+    if (!sum || new Set(sum.terms).size !== sum.terms.length) continue;
+    if (absorb(sum.terms, node.outputs[0]!)) sum.sums.forEach((gone) => list.splice(list.indexOf(gone), 1));
   }
   return list;
 }

@@ -93,8 +93,10 @@ fn at(z: Element, i: u32) -> f32 { return z; }
 fn sum_of(z: Element) -> f32 { return z; }
 fn chosen(i: u32, place: u32) -> Element { return select(0.0, 1.0, i == place); }`;
 
-/** Bytes of logits that one slice of rows may take. */
+/** Bytes of logits that one slice of rows takes, where that is at least {@link LEAST_SHARE} of the rows. */
 const SLICE_BYTES = 64 * 1024 * 1024;
+/** Products of few rows leave a GPU idle, so many rows are walked in few slices: of a large batch this is little memory. */
+const LEAST_SHARE = 1 / 8;
 
 /**
  * Weighted cross-entropy of `hidden · headᵀ` against the targets.
@@ -115,7 +117,7 @@ export function linearCrossEntropy(
   options: { l2?: number; headTrains?: boolean } = {},
 ): Tensor {
   const M = hidden.rows, V = head.rows;
-  const rows = Math.max(1, Math.min(M, Math.floor(SLICE_BYTES / (V * 4))));
+  const rows = Math.max(1, Math.min(M, Math.floor(Math.max(SLICE_BYTES / (V * 4), M * LEAST_SHARE))));
   const losses: Tensor[] = [], dHidden: Tensor[] = [];
   let dHead: Tensor | undefined;
   for (let first = 0; first < M; first += rows) {

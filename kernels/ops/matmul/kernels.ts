@@ -22,6 +22,8 @@ export interface Product {
   readonly widthA: number;
   readonly widthB: number;
   readonly widthOut: number;
+  /** Extent of K that one workgroup adds up. */
+  readonly part: number;
   /** Elements before the first that is read or written. */
   readonly starts: { readonly a: number; readonly out: number };
 }
@@ -113,12 +115,11 @@ export function preferred(product: Product, limits: DeviceLimits): Kernel {
 export function shaderOf(kernel: Kernel, product: Product, limits: DeviceLimits): string {
   const { layout, M, N, K, widthA, widthB, widthOut, starts } = product;
   if ("blocking" in kernel) {
-    return matricesShader(
-      layout,
-      kernel.blocking,
-      limits.matrixUnits!,
-      isWhole(product, limits.matrixUnits!),
-    );
+    const { blocking } = kernel, units = limits.matrixUnits!, { part } = product;
+    const fills = M % blocking.M === 0 && N % blocking.N === 0 && K % blocking.K === 0 &&
+      part % blocking.K === 0;
+    const widths = fills ? { a: widthA, b: widthB } : undefined;
+    return matricesShader(layout, blocking, units, isWhole(product, units), widths);
   }
   const aligned = [widthA, widthB, widthOut, N, K, M * (layout.transposeA ? 1 : 4), starts.a, starts.out]
     .every((extent) => extent % 4 === 0);

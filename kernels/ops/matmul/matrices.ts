@@ -72,28 +72,43 @@ export function readWidth(dtype: StorageType): number {
 const times = (count: number, line: (i: number) => string) =>
   Array.from({ length: count }, (_, i) => line(i)).join("\n");
 
-/** Declares an operand, its slice, and the functions `<x>_fetch(i, k0)` and `<x>_stage(i, w)` for the i-th read of a slice. */
-function operand(
-  x: "a" | "b",
-  binding: number,
-  dtype: StorageType,
-  slice: { rows: number; width: number; stride: number },
-  rowsAlongK: boolean,
-): string {
+/** An operand as the shader reads it. */
+interface Operand {
+  readonly dtype: StorageType;
+  readonly slice: { readonly rows: number; readonly width: number; readonly stride: number };
+  readonly rowsAlongK: boolean;
+  /** Elements of a row in memory, where slices never reach beyond the operand, so that nothing need be checked. */
+  readonly width: number | undefined;
+}
+
+/**
+ * Declares an operand, its slice, and functions for the i-th read of a slice: `<x>_start(i, first)`, where it is in the first
+ * slice; `<x>_fetch(i, first, start, k0, last)` reads it in the slice at k0; `<x>_stage(i, w)` puts it into workgroup memory.
+ */
+function operand(x: "a" | "b", binding: number, { dtype, slice, rowsAlongK, width }: Operand): string {
   const { type, count, halves } = WIDE[dtype as keyof typeof WIDE];
   const [extent, across] = x === "a" ? ["p.M", "p.a_m"] : ["p.N", "p.b_n"];
   const along = x === "a" ? "p.a_k" : "p.b_k", start = x === "a" ? "p.a_start + " : "";
   const reads = slice.width / count;
   const row = `i / ${reads}u`, column = `i % ${reads}u * ${count}u`;
   const [k, outer] = rowsAlongK ? [row, column] : [column, row];
+  const known = (index: "outer" | "k") =>
+    width === undefined ? undefined : (index === "k") === rowsAlongK ? `${width}u` : "1u";
   return `
 @group(0) @binding(${binding}) var<storage, read> ${x}: array<${type}>;
 var<workgroup> ${x}_slice: array<f16, ${slice.rows * slice.stride}>;
-fn ${x}_fetch(i: u32, first: u32, k0: u32, last: u32) -> ${type} {
-  let outer = first + ${outer};
-  let k = k0 + ${k};
-  let inside = outer < ${extent} && k < last;
-  return select(${type}(), ${x}[select(0u, (${start}outer * ${across} + k * ${along}) / ${count}u, inside)], inside);
+fn ${x}_start(i: u32, first: u32) -> u32 {
+  return (${start}(first + ${outer}) * ${known("outer") ?? across} + (${k}) * ${
+    known("k") ?? along
+  }) / ${count}u;
+}
+fn ${x}_fetch(i: u32, first: u32, start: u32, k0: u32, last: u32) -> ${type} {
+  ${
+    width === undefined
+      ? `let inside = first + ${outer} < ${extent} && k0 + ${k} < last;
+  return select(${type}(), ${x}[select(0u, start + k0 * ${along} / ${count}u, inside)], inside);`
+      : `return ${x}[start + k0 * ${known("k")} / ${count}u];`
+  }
 }
 fn ${x}_stage(i: u32, w: ${type}) {
   let at = ${row} * ${slice.stride}u + ${column};
@@ -105,12 +120,14 @@ fn ${x}_stage(i: u32, w: ${type}) {
 /**
  * The complete shader.
  * @param whole whether M and N are multiples of the matrices' side, so that no block of the output is ragged
+ * @param widths elements of a row of A and of B, where M, N and K (and its parts) are multiples of the blocking's
  */
 export function matricesShader(
   layout: Layout,
   blocking: Blocking,
   units: MatrixUnits,
   whole: boolean,
+  widths?: { readonly a: number; readonly b: number },
 ): string {
   const { side, lanes } = units, { mode } = layout;
   const threads = invocations(blocking, units), across = blocking.N / blocking.blockN;
@@ -119,9 +136,12 @@ export function matricesShader(
     b = staged(!layout.transposeB, blocking.N, blocking.K);
   const readsA = a.rows * a.width / readWidth("f32") / threads;
   const readsB = b.rows * b.width / readWidth(layout.dtype) / threads;
+  const each = (line: (x: "a" | "b", first: string, i: number) => string) =>
+    times(readsA, (i) => line("a", "m0", i)) + "\n" + times(readsB, (i) => line("b", "n0", i));
   const fetch = (k0: string) =>
-    times(readsA, (i) => `a${i} = a_fetch(lane + ${i * threads}u, m0, ${k0}, last);`) + "\n" +
-    times(readsB, (i) => `b${i} = b_fetch(lane + ${i * threads}u, n0, ${k0}, last);`);
+    each((x, first, i) =>
+      `${x}${i} = ${x}_fetch(lane + ${i * threads}u, ${first}, ${x}_start${i}, ${k0}, last);`
+    );
   const matrix = (kind: string, type: string) => `subgroup_matrix_${kind}<${type}, ${side}, ${side}>`;
   const loadA = (i: number, q: number) =>
     layout.transposeA
@@ -136,19 +156,17 @@ export function matricesShader(
   const place = (i: number, j: number) =>
     `let m = m0 + m_block + ${i * side}u; let n = n0 + n_block + ${j * side}u;`;
   const sums = matrix("result", "f32");
-  // Matrices cannot be added to each other, and what a product is added to comes after all of its own terms in every engine, so
-  // that a product of zeros changes no bit.
-  const direct = whole && mode === "write";
   const value = { write: "value", addend: "addend[at] + value", accumulate: "out[at] + value" }[mode];
   return `enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 diagnostic(off, chromium.subgroup_matrix_uniformity);
-${PARAMETERS}${operand("a", 1, "f32", a, layout.transposeA)}
-${operand("b", 2, layout.dtype, b, !layout.transposeB)}
+${PARAMETERS}
+${operand("a", 1, { dtype: "f32", slice: a, rowsAlongK: layout.transposeA, width: widths?.a })}
+${operand("b", 2, { dtype: layout.dtype, slice: b, rowsAlongK: !layout.transposeB, width: widths?.b })}
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 ${mode === "addend" ? "@group(0) @binding(4) var<storage, read> addend: array<f32>;" : ""}
-${direct ? "" : `var<workgroup> ragged: array<f32, ${threads / lanes * side * side}>;`}
+${whole ? "" : `var<workgroup> ragged: array<f32, ${threads / lanes * side * side}>;`}
 
 @compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32,
@@ -160,14 +178,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let last = min(p.K, (group.z + 1u) * p.part);
   let start = p.out_start + group.z * p.out_part;
   ${blocks((i, j) => `var s${i}_${j}: ${sums};`)}
+  ${
+    // Matrices cannot be added to each other, so the sums of whole blocks begin with what the product is added to.
+    whole && mode !== "write"
+      ? blocks((i, j) =>
+        `{ ${place(i, j)} if (m < p.M && n < p.N) {` +
+        ` s${i}_${j} = subgroupMatrixLoad<${sums}, row_major>(&${
+          mode === "addend" ? "addend" : "out"
+        }, start + m * p.out_m + n, p.out_m); } }`
+      )
+      : ""}
   ${times(readsA, (i) => `var a${i}: ${WIDE.f32.type};`)}
   ${times(readsB, (i) => `var b${i}: ${WIDE[layout.dtype as keyof typeof WIDE].type};`)}
+  ${each((x, first, i) => `let ${x}_start${i} = ${x}_start(lane + ${i * threads}u, ${first});`)}
   ${fetch("group.z * p.part")}
   for (var k0 = group.z * p.part; k0 < last; k0 += ${blocking.K}u) {
     ${times(readsA, (i) => `a_stage(lane + ${i * threads}u, a${i});`)}
     ${times(readsB, (i) => `b_stage(lane + ${i * threads}u, b${i});`)}
     workgroupBarrier();
-    ${fetch(`k0 + ${blocking.K}u`)}
+    if (k0 + ${blocking.K}u < last) {
+      ${fetch(`k0 + ${blocking.K}u`)}
+    }
     ${
     times(blocking.K / side, (q) =>
       `{
@@ -184,7 +215,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   ${
     blocks((i, j) =>
-      direct
+      whole
         ? `{ ${place(i, j)} if (m < p.M && n < p.N) {` +
           ` subgroupMatrixStore<row_major>(&out, start + m * p.out_m + n, s${i}_${j}, p.out_m); } }`
         : `subgroupMatrixStore<row_major>(&ragged, subgroup * ${side * side}u, s${i}_${j}, ${side}u);

@@ -65,9 +65,9 @@ function partsOf({ M, N, K }: { M: number; N: number; K: number }, operands: num
   return Math.max(1, Math.min(Math.ceil(2 * FEW_TILES / tiles), Math.floor(K / LEAST_PART)));
 }
 
-/** Extent of a part of K: a multiple of the shader's slices of 16. */
+/** Extent of a part of K: a multiple of the shaders' slices. */
 function partExtent(K: number, parts: number): number {
-  return Math.ceil(K / parts / 16) * 16;
+  return Math.ceil(K / parts / 64) * 64;
 }
 
 /** Byte ranges of a tensor's rows, each within the binding limit and starting where a binding may start. */
@@ -174,7 +174,8 @@ function lowered(
     parts = 1,
   ): Pass => {
     const layout = { dtype: b!.dtype, transposeA, transposeB, mode };
-    const product = { ...sizes, layout, widthA: a!.width, widthB: b!.width, widthOut: N, starts };
+    const part = parts > 1 ? partExtent(K, parts) : sizes.K;
+    const product = { ...sizes, layout, part, widthA: a!.width, widthB: b!.width, widthOut: N, starts };
     const wanted = choose(product, limits);
     const kernel = serves(wanted, product, limits) ? wanted : preferred(product, limits);
     const { m, n } = tileOf(kernel);
@@ -184,7 +185,7 @@ function lowered(
         ...[sizes.M, sizes.N, sizes.K, starts.a, starts.out],
         ...(transposeA ? [1, M] : [K, 1]),
         ...(transposeB ? [1, K] : [N, 1]),
-        ...[N, parts > 1 ? partExtent(K, parts) : sizes.K, M * N],
+        ...[N, part, M * N],
       ],
       bindings: [
         { operand: 0 },
