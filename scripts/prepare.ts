@@ -3,12 +3,13 @@
  *
  * @module
  */
-import { extname } from "node:path";
+import { dirname, extname } from "node:path";
 import { openTensorFile } from "../formats/tensor_file.ts";
 import { prepareData } from "../mod.ts";
 import { readModelConfig } from "../rwkv/model.ts";
 import { EXAMPLE, OptionError } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
+import type { Confinement } from "./confine.ts";
 import { choice, file, helpText, parseFlags, text, toggle } from "./flags.ts";
 import { FILES } from "./training_flags.ts";
 
@@ -43,8 +44,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   }
   const { dataFile, loadModel, vocab, binidxType, ...others } = values;
   if (dataFile === undefined) throw new OptionError("No text was given: name a file with --data_file");
-  const output = values.output?.replace(/\.(bin|idx)$/i, "") ??
-    dataFile.slice(0, dataFile.length - extname(dataFile).length).replace(/[\\/]+$/, "");
+  const output = outputOf(dataFile, values.output);
   const modelPath = loadModel ?? vocab ?? EXAMPLE.model;
   const { summary, tokenizer, type, marksLost } = await prepareData({
     ...others,
@@ -70,9 +70,22 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   return 0;
 }
 
+/** Where the tokens go, without extension. */
+function outputOf(dataFile: string, output: string | undefined): string {
+  return output?.replace(/\.(bin|idx)$/i, "") ??
+    dataFile.slice(0, dataFile.length - extname(dataFile).length).replace(/[\\/]+$/, "");
+}
+
+/** The pair is written beside its place and renamed into it. */
+function confine(args: readonly string[]): Confinement | undefined {
+  const { values, help } = parseFlags(FLAGS, args);
+  if (help || values.dataFile === undefined) return undefined;
+  return { args, folders: [dirname(outputOf(values.dataFile, values.output))] };
+}
+
 function vocabularyOf(path: string): number {
   using file = openTensorFile(path);
   return readModelConfig(file).vocabulary;
 }
 
-if (import.meta.main) await runCommand(main);
+if (import.meta.main) await runCommand(main, confine);

@@ -28,7 +28,18 @@ Deno.test("deno.json + its tasks: none is granted everything, and what runs stra
       assert.match(name, /dawn|bench|profile/, `${name} loads native code`);
     }
   }
-  for (const name of ["run_bone", "merge_bone", "generate", "pretrain"]) {
+  for (
+    const name of [
+      "run_bone",
+      "merge_bone",
+      "generate",
+      "pretrain",
+      "inspect",
+      "evaluate",
+      "export_adapter",
+      "prepare",
+    ]
+  ) {
     assert.doesNotMatch(
       commandOf(name),
       /--allow-(net|run|ffi|sys(?!=systemMemoryInfo(\s|$))|import)\b/,
@@ -36,7 +47,9 @@ Deno.test("deno.json + its tasks: none is granted everything, and what runs stra
     );
     assert.match(commandOf(name), /--allow-env=/, name);
   }
-  assert.doesNotMatch(commandOf("generate"), /--allow-write/);
+  for (const name of ["generate", "inspect", "evaluate", "serve"]) {
+    assert.doesNotMatch(commandOf(name), /--allow-write/);
+  }
 });
 
 Deno.test("runCommand + a command that tries to write elsewhere: refused in every way, and its exit code kept", async () => {

@@ -6,13 +6,17 @@
  */
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { parquetWriteBuffer } from "hyparquet-writer";
 import { loadAdapter } from "../adapters/file.ts";
 import { readJsonFile } from "../formats/json_file.ts";
 import { unpickle } from "../formats/pickle_reader.ts";
 import { FormatError, openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
+import { bytesTokenizer } from "../rwkv/tokenizer/bytes.ts";
 import { chooseTokenizer } from "../rwkv/tokenizer/choose.ts";
 import { worldTokenizer } from "../rwkv/tokenizer/world.ts";
 import { readModelConfig } from "../rwkv/model.ts";
+import { readBinidx } from "../training/data/binidx.ts";
+import { readDocuments } from "../training/data/documents.ts";
 import { settle } from "../training/options.ts";
 import { readRun } from "../training/run_folder.ts";
 import { archiveOf } from "./fuzz/mutate.ts";
@@ -215,7 +219,10 @@ Deno.test("readRun + settings that are missing, unknown, of another kind or out 
     { ...whole, settings: { ...settings, trainParts: "ln" } },
     /has a string as the setting "trainParts"/,
   );
-  refused({ ...whole, settings: { ...settings, trainParts: [1] } }, /has a list as the setting "trainParts"/);
+  refused(
+    { ...whole, settings: { ...settings, trainParts: [1] } },
+    /has a list of numbers as the setting "trainParts"/,
+  );
   refused({ ...whole, settings: { ...settings, more: 1 } }, /the setting "more", which is unknown here/);
   refused(
     { ...whole, settings: { ...settings, constructor: 1 } },
@@ -258,4 +265,54 @@ Deno.test("readModelConfig + sizes of zero: refused", () => {
   });
   using file = openTensorFile(path);
   assert.throws(() => readModelConfig(file), { name: "ModelError" });
+});
+
+Deno.test("readBinidx + sequences that share their tokens, leave some out, or lie outside: refused", () => {
+  /** An index of sequences, each of a length and a place, and of the first sequence of each document. */
+  const pair = (sequences: [number, number][], documents: number[], size: number) => {
+    const prefix = newPath("tokens"), S = sequences.length, D = documents.length;
+    const bytes = new Uint8Array(34 + 12 * S + 8 * D), view = new DataView(bytes.buffer);
+    bytes.set(utf8.encode("MMIDIDX\0\0"));
+    view.setBigUint64(9, 1n, true);
+    bytes[17] = 8;
+    view.setBigUint64(18, BigInt(S), true);
+    view.setBigUint64(26, BigInt(D), true);
+    sequences.forEach(([length, offset], i) => {
+      view.setInt32(34 + 4 * i, length, true);
+      view.setBigInt64(34 + 4 * S + 8 * i, BigInt(offset), true);
+    });
+    documents.forEach((first, i) => view.setBigInt64(34 + 12 * S + 8 * i, BigInt(first), true));
+    Deno.writeFileSync(`${prefix}.idx`, bytes);
+    Deno.writeFileSync(`${prefix}.bin`, new Uint8Array(size));
+    return () => [...readBinidx(prefix, 10)].map(({ length }) => length);
+  };
+  assert.deepEqual(pair([[2, 0], [3, 4]], [0, 1, 2], 10)(), [2, 3]);
+  // A hundred times the same tokens: a small pair that would be as much as one likes.
+  assert.throws(
+    pair(Array.from({ length: 100 }, () => [5, 0]), Array.from({ length: 101 }, (_, i) => i), 10),
+    /its index has 500 tokens where 10 bytes hold 5/,
+  );
+  assert.throws(pair([[2, 0], [3, 4]], [1, 2], 10), /make no sense/);
+  assert.throws(pair([[2, 0], [3, 6]], [0, 1, 2], 10), /lies at bytes 6 to 12 of 10|ends/);
+  assert.throws(pair([[2, 0], [3, -4]], [0, 1, 2], 10), /lies at bytes -4/);
+  assert.throws(pair([[2, 2 ** 53]], [0, 1], 10), /lies at bytes/);
+});
+
+Deno.test("readDocuments + a Parquet file of more rows than bytes: refused", async () => {
+  const tokenizer = bytesTokenizer(256), path = newPath("table.parquet");
+  const write = (data: string[]) =>
+    Deno.writeFileSync(path, new Uint8Array(parquetWriteBuffer({ columnData: [{ name: "text", data }] })));
+  write(["a few", "words"]);
+  assert.equal((await readDocuments(path, tokenizer)).documents.length, 2);
+  write(Array.from({ length: 200_000 }, () => "a"));
+  await assert.rejects(readDocuments(path, tokenizer), /more than it has bytes/);
+});
+
+Deno.test("readDocuments + a quote too many before thousands of others: refused in one sentence, soon", async () => {
+  const path = newPath("table.csv");
+  Deno.writeTextFileSync(path, `text,mo${'"'.repeat(20_000)}\na,b\n`);
+  await assert.rejects(readDocuments(path, bytesTokenizer(256)), (error: Error) => {
+    assert.match(error.message, /over 100 rows are not CSV/);
+    return error.message.length < 600;
+  });
 });

@@ -15,6 +15,8 @@ import { readModelConfig } from "../../rwkv/model.ts";
 import { ModelError } from "../../rwkv/config.ts";
 import { bytesTokenizer } from "../../rwkv/tokenizer/bytes.ts";
 import { chooseTokenizer } from "../../rwkv/tokenizer/choose.ts";
+import { parquetWriteBuffer } from "hyparquet-writer";
+import { readBinidx, writeBinidx } from "../../training/data/binidx.ts";
 import { readDocuments } from "../../training/data/documents.ts";
 import { OptionError, settle } from "../../training/options.ts";
 import { readRun, RUN_VERSION } from "../../training/run_folder.ts";
@@ -236,6 +238,52 @@ export const READERS: readonly Reader[] = [
     read: async (path) => {
       const tokenizer = await chooseTokenizer({ vocabulary: 1 << 16, modelPath: path, vocab: path });
       tokenizer.decode(tokenizer.encode("the and \u4e2d\0 it's"));
+    },
+    isRefusal: isSentence,
+  },
+  {
+    name: "binidx",
+    seeds: () =>
+      [[["one", "three"], "uint16"], [["a", "", "b"], "int32"]].map(([texts, type]) => {
+        const prefix = join(scratch(), "seed");
+        const documents = (texts as string[]).map((text) => Uint32Array.from(utf8.encode(text)));
+        writeBinidx(prefix, documents, { type: type as "uint16" | "int32", force: true });
+        return Deno.readFileSync(`${prefix}.idx`);
+      }),
+    change: mutate,
+    read: (path) => {
+      Deno.renameSync(path, `${path}.idx`);
+      Deno.writeFileSync(`${path}.bin`, new Uint8Array(64));
+      for (const document of readBinidx(path, 256)) {
+        if (document.length > 64) throw new Error("more tokens than bytes");
+      }
+    },
+    isRefusal: isSentence,
+  },
+  {
+    name: "parquet",
+    seeds: () =>
+      [true, false].map((small) =>
+        new Uint8Array(parquetWriteBuffer({
+          columnData: [{ name: "text", data: small ? ["one"] : ["one", "two", "two", "two", "\u00e9", ""] }],
+          rowGroupSize: 4,
+        }))
+      ),
+    change: mutate,
+    read: async (path) => {
+      const parquet = `${path}.parquet`;
+      Deno.renameSync(path, parquet);
+      await readDocuments(parquet, bytesTokenizer(256), { dataType: "parquet" });
+    },
+    isRefusal: isSentence,
+  },
+  {
+    name: "csv",
+    seeds: () => [utf8.encode('text,more\none,1\n"two, ""quoted""\nlines",2\n\u00e9,3\n')],
+    change: mutate,
+    read: async (path) => {
+      Deno.renameSync(path, `${path}.csv`);
+      await readDocuments(`${path}.csv`, bytesTokenizer(256), { dataType: "csv" });
     },
     isRefusal: isSentence,
   },

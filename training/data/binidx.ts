@@ -10,6 +10,7 @@
  */
 import { existsSync } from "node:fs";
 import { writeFileAtomic } from "../../formats/atomic.ts";
+import { RandomAccessFile } from "../../formats/random_access_file.ts";
 import { tokenOf } from "./document.ts";
 
 const MAGIC = "MMIDIDX\0\0";
@@ -38,9 +39,19 @@ const OTHER_TYPES: Readonly<Record<number, string>> = {
 export function* readBinidx(prefix: string, vocabulary: number): Generator<Uint32Array> {
   const index = readIndex(`${prefix}.idx`);
   const path = `${prefix}.bin`;
-  using file = Deno.openSync(path);
-  const { size } = file.statSync();
+  using file = new RandomAccessFile(path);
+  const { size } = file;
   const { type, lengths, offsets, documents } = index;
+  const tokens = lengths.reduce((sum, length) => sum + length, 0);
+  if (tokens * type.bytes > size) {
+    // Sequences that share tokens could make a small pair as large as one likes.
+    throw new Error(
+      `Cannot read ${path}: its index has ${tokens} tokens where ${size} bytes hold ${
+        Math.floor(size / type.bytes)
+      }, ` +
+        "so the pair is cut off or does not belong together",
+    );
+  }
   for (let i = 0; i + 1 < documents.length; i++) {
     const parts: Uint32Array[] = [];
     for (let sequence = documents[i]!; sequence < documents[i + 1]!; sequence++) {
@@ -51,7 +62,7 @@ export function* readBinidx(prefix: string, vocabulary: number): Generator<Uint3
             "so the pair is cut off or does not belong together",
         );
       }
-      const content = readAt(file, at, bytes);
+      const content = file.read(at, bytes);
       const ids = type.name === "uint16" ? new Uint16Array(content.buffer) : new Int32Array(content.buffer);
       const wrong = ids.findIndex((id) => id < 0 || id >= vocabulary);
       if (wrong >= 0) {
@@ -73,19 +84,9 @@ export function* readBinidx(prefix: string, vocabulary: number): Generator<Uint3
   }
 }
 
-function readAt(file: Deno.FsFile, at: number, bytes: number): Uint8Array<ArrayBuffer> {
-  const content = new Uint8Array(bytes);
-  file.seekSync(at, Deno.SeekMode.Start);
-  for (let done = 0; done < bytes;) {
-    const count = file.readSync(content.subarray(done));
-    if (count === null) throw new Error("The file became shorter while it was read");
-    done += count;
-  }
-  return content;
-}
-
 function readIndex(path: string) {
-  const bytes = Deno.readFileSync(path);
+  using file = new RandomAccessFile(path);
+  const bytes = file.read(0, file.size);
   const view = new DataView(bytes.buffer);
   const unusable = (why: string) => new Error(`Cannot read ${path}: ${why}`);
   const magic = String.fromCharCode(...bytes.subarray(0, MAGIC.length));
@@ -112,7 +113,7 @@ function readIndex(path: string) {
     ? Float64Array.from({ length: D }, (_, i) => number(HEADER + 12 * S + 8 * i))
     : Float64Array.from({ length: S + 1 }, (_, i) => i);
   const rises = documents.every((first, i) => first >= (i ? documents[i - 1]! : 0) && first <= S);
-  if (lengths.some((length) => length < 0) || !rises || documents.at(-1) !== S) {
+  if (lengths.some((length) => length < 0) || !rises || documents[0] !== 0 || documents.at(-1) !== S) {
     throw unusable("its lengths or its list of documents make no sense");
   }
   return { type, lengths, offsets, documents };
@@ -167,6 +168,8 @@ export function writeBinidx(
     content.set(document.map(tokenOf), at);
     at += document.length;
   });
+  // An index beside other tokens than its own would be believed.
+  if (existsSync(`${prefix}.idx`)) Deno.removeSync(`${prefix}.idx`);
   writeFileAtomic(`${prefix}.bin`, new Uint8Array(content.buffer), { force });
   writeFileAtomic(`${prefix}.idx`, index, { force });
   return { documents: S, tokens, type };

@@ -44,6 +44,9 @@ const EXTENSIONS: readonly (readonly [RegExp, FileType])[] = [
 export function dataFiles(path: string, dataType: DataType = "auto"): DataFiles {
   const given = dataType === "auto" || dataType === "sft" ? undefined : dataType;
   const kind = statOf(path);
+  if (kind && !kind.isFile && !kind.isDirectory) {
+    throw new Error(`Cannot read the data file ${path}: it is not a regular file`);
+  }
   if (!kind?.isDirectory) {
     const prefix = path.replace(/\.(idx|bin)$/i, "");
     const isPair = existsSync(`${prefix}.idx`) && existsSync(`${prefix}.bin`);

@@ -7,6 +7,9 @@ import { Readable } from "node:stream";
 import type { Row } from "./row.ts";
 import { afterByteOrderMark } from "./text.ts";
 
+/** Rows that may be broken before a file is given up, and letters of what is said of each. */
+const MOST_BROKEN = 100, SHOWN_LENGTH = 200;
+
 /** The rows of a CSV file (TSV by its extension), whose first row names the columns. */
 export async function* readCsv(path: string): AsyncGenerator<Row> {
   const { parse } = await import("csv-parse");
@@ -17,7 +20,17 @@ export async function* readCsv(path: string): AsyncGenerator<Row> {
     skip_empty_lines: true,
     skip_records_with_error: true,
     on_skip: (error) => {
-      if (error) broken.push({ place: `${path}:${parser.info.lines}`, message: error.message });
+      if (!error) return;
+      const message = error.message.slice(0, SHOWN_LENGTH);
+      broken.push({ place: `${path}:${parser.info.lines}`, message });
+      if (broken.length <= MOST_BROKEN) return;
+      // Thrown, it ends the parser at once. One quote too many can make a fault of every letter after it.
+      const [first] = broken;
+      throw new Error(
+        `Cannot read ${path}: over ${MOST_BROKEN} rows are not CSV, first ${first!.place} (${
+          first!.message
+        })`,
+      );
     },
   });
   const broken: { place: string; message: string }[] = [];
@@ -54,16 +67,28 @@ async function* decoded(path: string): AsyncGenerator<string> {
   }
 }
 
+/** What a page may grow to when it is expanded: text seldom shrinks to a twentieth, and small pages may be all alike. */
+const FREE_BYTES = 1 << 20, MOST_TIMES = 64;
+
 /** The rows of a Parquet file, read a row group at a time. */
 export async function* readParquet(path: string): AsyncGenerator<Row> {
   const { parquetMetadataAsync, parquetReadObjects } = await import("hyparquet");
   const { compressors } = await import("hyparquet-compressors");
+  const bounded = Object.fromEntries(
+    Object.entries(compressors).map(([codec, expand]) => [codec, (input: Uint8Array, length: number) => {
+      if (length > FREE_BYTES + MOST_TIMES * input.length) {
+        throw new Error(`a page of ${input.length} bytes says that it holds ${length}`);
+      }
+      return expand!(input, length);
+    }]),
+  );
   using opened = await Deno.open(path);
   const byteLength = (await opened.stat()).size;
   const file = {
     byteLength,
     // Synchronous, as several pieces are asked for at once and a file has one position.
     slice(start: number, end = byteLength): ArrayBuffer {
+      if (!(start >= 0 && start <= byteLength)) throw new Error(`it names byte ${start} of ${byteLength}`);
       const bytes = new Uint8Array(Math.max(0, Math.min(end, byteLength) - start));
       opened.seekSync(start, Deno.SeekMode.Start);
       for (let done = 0; done < bytes.length;) {
@@ -76,11 +101,21 @@ export async function* readParquet(path: string): AsyncGenerator<Row> {
   };
   try {
     const metadata = await parquetMetadataAsync(file);
+    const rows = metadata.row_groups.reduce((sum, { num_rows }) => sum + Number(num_rows), 0);
+    if (!(rows <= byteLength) || metadata.row_groups.some(({ num_rows }) => num_rows < 0)) {
+      throw new Error(`it says that it has ${rows} rows, more than it has bytes`);
+    }
     let row = 0;
     for (const group of metadata.row_groups) {
       const rowEnd = row + Number(group.num_rows);
       for (
-        const record of await parquetReadObjects({ file, metadata, compressors, rowStart: row, rowEnd })
+        const record of await parquetReadObjects({
+          file,
+          metadata,
+          compressors: bounded,
+          rowStart: row,
+          rowEnd,
+        })
       ) {
         yield { place: `${path}, row ${++row}`, read: () => record };
       }
