@@ -1,9 +1,11 @@
 /**
- * GFLOP/s of the WebAssembly matrix product on one worker and on all cores, beside OpenBLAS where the system has it.
+ * GFLOP/s of the WebAssembly matrix product on one worker and on all cores, beside OpenBLAS on as many threads where the system
+ * has it.
  *
  *     deno run -A bench/matmul.ts [--workers 2] [--repeats 9]
  *
- * Medians. The first calls, which run before the engine has optimised the code, are left out.
+ * Medians; what is compared is run in turn, so that it meets the same machine. The first calls, which run before the engine has
+ * optimised the code, are left out.
  *
  * @module
  */
@@ -87,19 +89,21 @@ if (import.meta.main && "WorkerGlobalScope" in globalThis) {
   bench(Number(values.workers), Number(values.repeats));
 }
 
-/** The middle of `repeats` timings of `run`, in milliseconds, after three runs that are not counted. */
-function median(repeats: number, run: () => void): number {
-  for (let i = 0; i < 3; i++) run();
-  const times = Array.from({ length: repeats }, () => {
-    const start = performance.now();
-    run();
-    return performance.now() - start;
-  });
-  return times.sort((x, y) => x - y)[repeats >> 1];
+/** The middle of `repeats` timings of each run, in milliseconds, taken in turn after three rounds that are not counted. */
+function medians(repeats: number, runs: readonly (() => void)[]): number[] {
+  const times: number[][] = runs.map(() => []);
+  for (let round = -3; round < repeats; round++) {
+    runs.forEach((run, i) => {
+      const start = performance.now();
+      run();
+      if (round >= 0) times[i].push(performance.now() - start);
+    });
+  }
+  return times.map((all) => all.sort((x, y) => x - y)[repeats >> 1]);
 }
 
-/** cblas_sgemm on `threads` threads, or undefined where OpenBLAS is not installed. */
-function openblas(threads: number) {
+/** OpenBLAS, or undefined where it is not installed. */
+function openblas() {
   try {
     const { symbols } = Deno.dlopen("libopenblas.so.0", {
       openblas_set_num_threads: { parameters: ["i32"], result: "void" },
@@ -109,8 +113,7 @@ function openblas(threads: number) {
         result: "void",
       },
     });
-    symbols.openblas_set_num_threads(threads);
-    return symbols.cblas_sgemm;
+    return symbols;
   } catch {
     return undefined;
   }
@@ -141,37 +144,42 @@ function bench(workers: number, repeats: number): void {
     const [i, d] = [LAYOUT[layout], DTYPE[dtype]];
     kernels.matmul(i, d, A, i & 1 ? M : K, B, i & 2 ? K : N, C, N, M, K, 0, 0, 0, M, 0, N, PAGE);
   };
-  const sgemm = openblas(workers);
-  const reference = ({ layout, M, N, K }: Case) => {
+  const blas = openblas();
+  const reference = ({ layout, M, N, K }: Case, threads: number) => {
+    blas!.openblas_set_num_threads(threads);
     const i = LAYOUT[layout], lda = i & 1 ? M : K, ldb = i & 2 ? K : N;
     const [a, b, c] = [[A, M * K], [B, N * K], [C, M * N]].map(([at, n]) =>
       floats.subarray(at / 4, at / 4 + n)
     );
     // 101: row-major; 111 and 112: as stored and transposed.
-    sgemm!(101, 111 + (i & 1), 111 + (i >> 1), M, N, K, 1, a, lda, b, ldb, 0, c, N);
+    blas!.cblas_sgemm(101, 111 + (i & 1), 111 + (i >> 1), M, N, K, 1, a, lda, b, ldb, 0, c, N);
   };
 
   console.log(`variant ${variant}, GFLOP/s (median of ${repeats})`);
   const cells = (...x: string[]) =>
-    console.log(x.map((cell, i) => cell.padStart(i === 0 ? 26 : 12)).join(""));
-  cells("", "1 worker", `${workers} workers`, sgemm ? `OpenBLAS ×${workers}` : "");
+    console.log(x.map((cell, i) => cell.padStart(i === 0 ? 26 : 13)).join(""));
+  const compared = blas ? ["OpenBLAS ×1", `OpenBLAS ×${workers}`, "ratio ×1", `ratio ×${workers}`] : [];
+  cells("", "1 worker", `${workers} workers`, ...compared);
   for (const c of cases) {
     if (c.dtype !== "f32") {
       // Random f32 bits are not sensible halves: near 1 in f16, near 0.0078 in bf16.
       const halves = new Uint16Array(memory.buffer, B, c.N * c.K);
       for (let i = 0; i < halves.length; i++) halves[i] = 0x3c00 + (i * 7919 & 0x7f);
     } else for (let i = 0; i < c.N * c.K; i++) floats[B / 4 + i] = Math.random() - 0.5;
-    const rate = (run: (c: Case) => void) =>
-      (2e-6 * c.M * c.N * c.K / median(repeats, () => run(c))).toFixed(1);
     const result = floats.subarray(C / 4, C / 4 + c.M * c.N);
-    const one = rate(alone), expected = result.slice();
+    alone(c);
+    const expected = result.slice();
     result.fill(NaN);
-    const many = rate(parallel);
+    parallel(c);
     if (!expected.every((x, i) => x === result[i])) {
       throw new Error("the number of workers changes the result");
     }
-    const name = `${c.layout} ${c.dtype} ${c.M}×${c.N}×${c.K}`;
-    cells(name, one, many, sgemm && c.dtype === "f32" ? rate(reference) : "");
+    const runs = [() => alone(c), () => parallel(c)];
+    if (blas && c.dtype === "f32") runs.push(() => reference(c, 1), () => reference(c, workers));
+    const ms = medians(repeats, runs);
+    const rates = ms.map((time) => (2e-6 * c.M * c.N * c.K / time).toFixed(1));
+    const ratios = ms.slice(2).map((time, i) => (time / ms[i]).toFixed(2));
+    cells(`${c.layout} ${c.dtype} ${c.M}×${c.N}×${c.K}`, ...rates, ...ratios);
   }
   control.fill(0, SHAPE);
   Atomics.add(control, CALL, 1);
