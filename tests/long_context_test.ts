@@ -59,6 +59,14 @@ Deno.test("train + infctx on documents of many lengths: the loss is that of whol
   }
 });
 
+Deno.test("train + infctx on one document shorter than the sample: read whole, and its end held out", async () => {
+  const dataFile = newPath("text.txt"), projDir = newPath("run");
+  Deno.writeTextFileSync(dataFile, "abcdefgh".repeat(50));
+  const options = { ...BASE, dataFile, projDir, ctxLen: 30_000, microBsz: 1, heldOut: 0.1, maxSteps: 1 };
+  const { heldOut } = await train({ ...options, ...infctx(32) });
+  assert.ok(heldOut!.before > 0);
+});
+
 Deno.test("train + infctx with chunks as long as the sample: the very same steps", async () => {
   const dataFile = writeDocuments(newPath("text.jsonl"), randomTexts(8, 60));
   const pick = (reports: StepReport[]) => reports.map(({ loss, gradientNorm }) => [loss, gradientNorm]);

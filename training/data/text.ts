@@ -48,9 +48,11 @@ export async function readText(
     ...reading,
     dataType: settings.dataType,
   });
-  requireOneSample(documents, ctxLen, dataFile);
+  // In chunks, a sample is as long as its document, and ctxLen only a bound.
+  const shortest = settings.trainType === "infctx" ? Math.min(settings.chunkCtx, ctxLen) : ctxLen;
+  requireOneSample(documents, settings.trainType === "infctx" ? 1 : ctxLen, dataFile);
   const split = settings.evalFile === undefined
-    ? splitHeldOut(documents, { ctxLen, seed: randomSeed, fraction: settings.heldOut })
+    ? splitHeldOut(documents, { ctxLen: shortest, seed: randomSeed, fraction: settings.heldOut })
     : { train: documents, heldOut: (await readDocuments(settings.evalFile, tokenizer, reading)).documents };
   if (dataload === "get" && documents.some(hasContext)) {
     throw new OptionError(
