@@ -4,6 +4,8 @@
  * @module
  */
 import { fetchFromHub, isHubName } from "../formats/hub.ts";
+import { RandomAccessFile } from "../formats/random_access_file.ts";
+import { INDEX_ENDING, readShardIndex } from "../formats/shard_index.ts";
 import { OptionError } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
 import { helpText, parseFlags, text, toggle } from "./flags.ts";
@@ -15,13 +17,17 @@ const USAGE = `Fetches files from the Hugging Face Hub, so that other commands c
   deno task run_bone --load_model hf:owner/repo/model.pth --data_file text.jsonl --proj_dir runs/mine
 
 The size is asked for first, and fetching it has to be agreed to. A download that broke off goes on where it was. Files are kept in
-the folder models of this program. A token for repositories that need one is taken from HF_TOKEN.`;
+the folder models of this program. Of a model in several files, the index brings the others with it. A token for repositories that need
+one is taken from HF_TOKEN.`;
 
 const FLAGS = {
   loadModel: text("NAME", "model, as hf:owner/repo/file or hf:owner/repo@revision/file"),
   vocab: text("NAME", "World vocabulary"),
   yes: toggle("agree to the sizes beforehand"),
-  hubUrl: text("URL", "another Hub, as a mirror; Deno has to be given the permission to reach it"),
+  hubUrl: text(
+    "URL",
+    "a mirror of the Hub, such as https://hf-mirror.com; without it HF_ENDPOINT, or the Hub itself. Others than these two need a permission of Deno's",
+  ),
 };
 
 /** Milliseconds between lines of progress. */
@@ -34,7 +40,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
     console.log(helpText(USAGE, { "Flags": FLAGS }));
     return 0;
   }
-  const { loadModel, vocab, yes = false, hubUrl } = values;
+  const { loadModel, vocab, yes = false, hubUrl = environment("HF_ENDPOINT") } = values;
   const names = [loadModel, vocab].filter((name) => name !== undefined);
   if (names.length === 0) throw new OptionError("Say what to fetch: --load_model hf:owner/repo/file");
   const local = names.find((name) => !isHubName(name));
@@ -42,7 +48,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   for (const name of names) {
     let shown = -Infinity, declined: string | undefined;
     const path = await fetchFromHub(name, {
-      accessToken: token(),
+      accessToken: environment("HF_TOKEN"),
       ...(hubUrl === undefined ? {} : { hubUrl }),
       confirm: ({ bytes, have, path }) => {
         work.begun = true;
@@ -64,14 +70,22 @@ export async function main(args: readonly string[], work: Work): Promise<number>
       return 2;
     }
     console.log(`${name} is here: ${path}`);
+    if (name.endsWith(INDEX_ENDING)) names.push(...filesOfIndex(name, path));
   }
   return 0;
 }
 
-/** A token where there is one and the environment may be read. */
-function token(): string | undefined {
-  const { state } = Deno.permissions.querySync({ name: "env", variable: "HF_TOKEN" });
-  return state === "granted" ? Deno.env.get("HF_TOKEN") || undefined : undefined;
+/** Names of the files that an index of a model in several speaks of. */
+function filesOfIndex(name: string, path: string): string[] {
+  using index = new RandomAccessFile(path);
+  const folder = name.slice(0, name.lastIndexOf("/"));
+  return [...readShardIndex(index).keys()].map((file) => `${folder}/${file}`);
+}
+
+/** A variable of the environment, where it is set and may be read. */
+function environment(variable: string): string | undefined {
+  const { state } = Deno.permissions.querySync({ name: "env", variable });
+  return state === "granted" ? Deno.env.get(variable) || undefined : undefined;
 }
 
 function sizeOf(bytes: number): string {

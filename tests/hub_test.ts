@@ -219,7 +219,15 @@ Deno.test(
       }).output();
       return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
     };
-    await withHub({ [`${owner}/repo/main/model.safetensors`]: { content: model } }, async ({ hubUrl }) => {
+    const index = new TextEncoder().encode(
+      JSON.stringify({ weight_map: { a: "x.safetensors", b: "x.safetensors" } }),
+    );
+    const files = {
+      [`${owner}/repo/main/model.safetensors`]: { content: model },
+      [`${owner}/repo/main/many/m.safetensors.index.json`]: { content: index, etag: "a1b2" },
+      [`${owner}/repo/main/many/x.safetensors`]: { content: model },
+    };
+    await withHub(files, async ({ hubUrl }) => {
       const allowed = ["--allow-write=models", `--allow-net=${new URL(hubUrl).host}`];
       const flags = ["--load_model", name, "--hub_url", hubUrl];
       try {
@@ -237,6 +245,13 @@ Deno.test(
         assert.match(fetched.stdout, /^hf:.* is here: .*model\.safetensors\n$/);
         const text = await run([], "generate", "--load_model", name, "--engine", "cpu", "--tokens", "3");
         assert.equal(text.code, 0, text.stderr);
+        const several = `hf:${owner}/repo/many/m.safetensors.index.json`;
+        const brought = await run(allowed, "fetch", "--load_model", several, "--hub_url", hubUrl, "--yes");
+        assert.equal(brought.code, 0, brought.stderr);
+        assert.match(
+          brought.stdout,
+          /m\.safetensors\.index\.json is here: .*\nhf:.*\/many\/x\.safetensors is here: .*\n$/,
+        );
       } finally {
         await Deno.remove(join(root, "models", owner), { recursive: true }).catch(() => {});
       }
