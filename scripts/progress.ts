@@ -84,20 +84,25 @@ export class Progress {
 
   /** Leaves the line where it is. */
   finish(): void {
-    if (this.#screen.terminal && this.#step) this.#screen.write("\n");
-    else if (this.#screen.terminal) this.#screen.write("\r\x1b[K");
-    this.#step = this.#phase = undefined;
+    this.#phase = undefined;
+    if (this.#step) this.#draw();
+    if (this.#screen.terminal) this.#screen.write(this.#step ? "\n" : "\r\x1b[K");
+    this.#step = undefined;
   }
 
   /** Draws the live line, no longer than a line is: a longer one would be drawn one below the other. */
   #draw(): void {
     if (!this.#screen.terminal) return;
     this.#lastLive = performance.now();
-    const step = this.#step, phase = this.#phase?.name;
-    const bar = step && `${"█".repeat(filled(step)).padEnd(BAR, "░")} `;
+    const step = this.#step, phase = this.#phase?.name, room = this.#screen.columns() - 1;
     const doing = phase && !(step && phase === "training") ? `${phase}… ` : "";
-    const line = `${bar ?? ""}${doing}${step ? stepLine(step) : ""}`;
-    this.#screen.write(`\r${line.slice(0, this.#screen.columns() - 1)}\x1b[K`);
+    const bar = step ? `${"█".repeat(filled(step)).padEnd(BAR, "░")} ` : "";
+    let line = `${bar}${doing}${step ? stepLine(step) : ""}`;
+    // What is wanted least is left out first.
+    for (let left = 1; step && line.length > room && left <= DISPENSABLE.length; left++) {
+      line = doing + stepLine(step, DISPENSABLE.slice(0, left));
+    }
+    this.#screen.write(`\r${line.slice(0, room)}\x1b[K`);
   }
 }
 
@@ -105,13 +110,23 @@ function filled({ step, steps }: StepReport): number {
   return Math.min(BAR, Math.floor(BAR * step / steps));
 }
 
-/** A step in a line. */
-export function stepLine(report: StepReport): string {
-  const { step, steps, loss, smoothedLoss, learningRate, gradientNorm, tokensPerSecond, secondsLeft } =
-    report;
-  return `step ${step}/${steps}, loss ${loss.toFixed(4)}, smoothed ${smoothedLoss.toFixed(4)}, ` +
-    `lr ${brief(learningRate)}, grad norm ${brief(gradientNorm)}, ${Math.round(tokensPerSecond)} tokens/s, ` +
-    `${Math.round(report.memoryBytes / 1e6)} MB, ${duration(secondsLeft)} left`;
+/** What a narrow terminal can do without, first what is wanted least. */
+const DISPENSABLE = ["memory", "norm", "rate", "smoothed", "speed"] as const;
+
+/** A step in a line. @param without parts that are left out */
+export function stepLine(report: StepReport, without: readonly typeof DISPENSABLE[number][] = []): string {
+  const parts: [what: string, text: string][] = [
+    ["step", `step ${report.step}/${report.steps}`],
+    ["loss", `loss ${report.loss.toFixed(4)}`],
+    ["smoothed", `smoothed ${report.smoothedLoss.toFixed(4)}`],
+    ["rate", `lr ${brief(report.learningRate)}`],
+    ["norm", `grad norm ${brief(report.gradientNorm)}`],
+    ["speed", `${Math.round(report.tokensPerSecond)} tokens/s`],
+    ["memory", `${Math.round(report.memoryBytes / 1e6)} MB`],
+    ["left", `${duration(report.secondsLeft)} left`],
+  ];
+  const left = new Set<string>(without);
+  return parts.filter(([what]) => !left.has(what)).map(([, text]) => text).join(", ");
 }
 
 /** Three digits, and no more zeros than need be. */

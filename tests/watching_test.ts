@@ -63,9 +63,17 @@ Deno.test("Progress + a terminal: one line drawn again, with a bar and the phase
   wide.text = "";
   progress.message("Hello");
   assert.ok(wide.text.startsWith("\r\x1b[KHello\n\r████"));
-  const narrow = screen(true, 20);
-  new Progress(narrow).step(REPORT);
-  assert.equal(narrow.text, "\r████░░░░░░░░░░░░ st\x1b[K");
+  const shown = (columns: number) => {
+    const narrow = screen(true, columns);
+    new Progress(narrow).step(REPORT);
+    return narrow.text;
+  };
+  assert.equal(
+    shown(80),
+    "\rstep 3/12, loss 1.2346, smoothed 1.3000, lr 2.00e-5, 2714 tokens/s, 1:26 left\x1b[K",
+  );
+  assert.equal(shown(40), "\rstep 3/12, loss 1.2346, 1:26 left\x1b[K");
+  assert.equal(shown(20), "\rstep 3/12, loss 1.2\x1b[K");
 });
 
 /** The events of a file: each a list of fields, as [number, value], with messages as bytes. */
