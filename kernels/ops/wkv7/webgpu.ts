@@ -26,10 +26,12 @@ export interface ScanLayout {
   readonly keyThreads: number;
   /** Steps that are taken at a time; even, and it divides {@link CHUNK}. */
   readonly block: number;
+  /** Blocks that lie in workgroup memory at a time. */
+  readonly batch: number;
 }
 
-/** Most loads of a block that a thread makes: they are written out, and each keeps a register. */
-const MOST_LOADS = 24;
+/** Most loads of a batch that a thread makes: they are written out, and each keeps a register. */
+const MOST_LOADS = 28;
 
 /** The largest divisor of n that is at most `most`. */
 function divisor(n: number, most: number): number {
@@ -49,22 +51,22 @@ export function solvedSize(N: number): number {
 const scanWidth = (N: number, block: number): Width => block % 4 === 0 ? laneWidth(N) : 1;
 
 /** What the loops of a scan are bounded by. */
-function scanLoops(N: number, { rows, rowsAThread, keyThreads, block }: ScanLayout) {
+function scanLoops(N: number, { rows, rowsAThread, keyThreads, block, batch }: ScanLayout) {
   const width = scanWidth(N, block);
   const threads = rows / rowsAThread * keyThreads, each = (count: number) => Math.ceil(count / threads);
   return {
     HELD: rowsAThread * N / width / keyThreads,
     ROWS_A_THREAD: rowsAThread,
-    LOADS: each(recordSize(N, block) / width),
-    DRIVES: each(block * rows),
+    LOADS: each(batch * recordSize(N, block) / width),
+    DRIVES: each(batch * block * rows),
   };
 }
 
 /** Bytes of workgroup memory that solving blocks and scanning them need. */
 export function workgroupBytesOf(N: number, layout: ScanLayout): number {
-  const { rows, rowsAThread, keyThreads, block } = layout, { LOADS, DRIVES } = scanLoops(N, layout);
+  const { rows, rowsAThread, keyThreads, block, batch } = layout, { LOADS, DRIVES } = scanLoops(N, layout);
   const threads = rows / rowsAThread * keyThreads;
-  const scan = (LOADS * scanWidth(N, block) + DRIVES) * threads + block * rows * (1 + keyThreads);
+  const scan = (LOADS * scanWidth(N, block) + DRIVES) * threads + block * rows * (batch + keyThreads);
   return 4 * Math.max(scan, 4 * block * N + 2 * block * block);
 }
 
@@ -79,10 +81,11 @@ export function scanLayout(N: number, heads: number, { workgroupBytes }: DeviceL
     rowsAThread: many ? 2 : 1,
     keyThreads: divisor(N / laneWidth(N), 8),
   };
-  const fits = (block: number) =>
-    workgroupBytesOf(N, { ...layout, block }) <= workgroupBytes &&
-    scanLoops(N, { ...layout, block }).LOADS <= MOST_LOADS;
-  return { ...layout, block: [8, 4].find(fits) ?? 2 };
+  const smallest = { ...layout, block: 2, batch: 1 };
+  const choices = [8, 4].flatMap((block) => [4, 2, 1].map((batch) => ({ ...layout, block, batch })));
+  return choices.find((choice) =>
+    workgroupBytesOf(N, choice) <= workgroupBytes && scanLoops(N, choice).LOADS <= MOST_LOADS
+  ) ?? smallest;
 }
 
 /** WGSL of `weighed`. */
@@ -167,7 +170,9 @@ function passes(
   limits: DeviceLimits,
   layout: ScanLayout,
 ): Pass[] {
-  const { T, N } = node.attributes, { rows, rowsAThread, keyThreads, block } = layout, { backward } = to;
+  const { T, N } = node.attributes,
+    { rows, rowsAThread, keyThreads, block, batch } = layout,
+    { backward } = to;
   const { B, H, C, chunks } = wkv7Sizes(node.inputs[0]!, node.attributes);
   const blocks = Math.ceil(T / block);
   const solvers = B * H * blocks, scanners = B * H * N / rows, readers = B * H * chunks;
@@ -189,7 +194,13 @@ function passes(
     },
     {
       wgsl: [
-        constants({ ...shape, ROWS: rows, ROWS_A_THREAD: rowsAThread, KEY_THREADS: keyThreads }),
+        constants({
+          ...shape,
+          BATCH: batch,
+          ROWS: rows,
+          ROWS_A_THREAD: rowsAThread,
+          KEY_THREADS: keyThreads,
+        }),
         lanes(scanWidth(N, block), { workgroup: ["drives", "echoes"] }),
         weighed(scanWidth(N, block)),
         parts(keyThreads, ["partial"]),
