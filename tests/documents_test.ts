@@ -333,6 +333,21 @@ Deno.test("readDocuments + Parquet: columns, nested messages, several row groups
   assert.equal(summary.dataType, "parquet");
   const nested = file([{ name: "messages", data: [CONVERSATION.messages], type: "JSON" }]);
   assert.match((await read({ "a.parquet": nested })).texts[0]!, /Assistant:⟦ Farewell/);
+  const text = { type: "BYTE_ARRAY", converted_type: "UTF8", repetition_type: "OPTIONAL" } as const;
+  const listOfMessages = new Uint8Array(parquetWriteBuffer({
+    columnData: [{ name: "messages", data: [CONVERSATION.messages, CONVERSATION.messages.slice(1, 3)] }],
+    schema: [
+      { name: "root", num_children: 1 },
+      { name: "messages", repetition_type: "OPTIONAL", num_children: 1, converted_type: "LIST" },
+      { name: "list", repetition_type: "REPEATED", num_children: 1 },
+      { name: "element", repetition_type: "OPTIONAL", num_children: 2 },
+      { name: "role", ...text },
+      { name: "content", ...text },
+    ],
+  }));
+  const listed = await read({ "a.parquet": listOfMessages });
+  assert.equal(listed.texts[1], "User: Hi\n\nAssistant:⟦ Hello!<end>⟧");
+  assert.match(listed.texts[0]!, /^System: Be brief\..*Assistant:⟦ Farewell/s);
   const wrong = file([{ name: "words", data: ["x", "y"], type: "STRING" }]);
   await assert.rejects(
     read({ "a.parquet": wrong }),
