@@ -134,7 +134,8 @@ Deno.test("train + conversations in a given template, and all of a text where th
   const { output } = await run({ dataFile, ctxLen: 40, maxSteps: 1, promptFormat: "{prompt}={response};" });
   assert.equal((await loadAdapter(output)).promptFormat, "{prompt}={response};");
   const { all } = await run({ dataFile, ctxLen: 40, maxSteps: 1, lossMask: "none" });
-  assert.doesNotMatch(all, /⟦|% of the tokens/);
+  assert.match(all, /what is learnt in ⟦ ⟧:\n {4}⟦User: 0 and 0\?\n {4}\n {4}Assistant: 0\.<end>⟧/);
+  assert.doesNotMatch(all, /% of the tokens/);
   const plain = await run({
     dataFile: writeDocuments(newPath("t.jsonl"), ["some text"]),
     maxSteps: 1,

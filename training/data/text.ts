@@ -74,7 +74,8 @@ export async function readText(
     ? new Batches({ documents: split.heldOut, ctxLen, microBsz, ...order })
     : undefined;
   describe(summary, batches, tokenizer).forEach(onMessage);
-  const shown = split.train.find(hasContext);
+  const shown = split.train.find(hasContext) ??
+    (summary.promptFormat === undefined ? undefined : split.train[0]);
   if (shown) onMessage(`First document, with what is learnt in ⟦ ⟧:${indented(marked(shown, tokenizer))}`);
   return { tokenizer, batches, heldOut, promptFormat: summary.promptFormat };
 }
