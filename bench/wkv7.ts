@@ -3,7 +3,7 @@
  * are compared with the cpu engine's.
  *
  *     deno task bench:wkv7 [--engine webgpu|cpu] [--sizes 1x1024,1x8192,8x1024] [--heads 12] [--head-size 64] [--layers 12]
- *         [--layouts 8/1/8/8/4,8/1/8/8/1] [--chunks 4/16,8/8]
+ *         [--layouts 8/1/8/8/4,8/1/8/8/1] [--chunks 4/8,4/16]
  *
  * A layout is rows / rows a thread / key threads / block / batch (`ScanLayout`); without any, two are measured. One for the gradient of chunks is rows / span
  * (`ChunkLayout`). Each time is of `--layers` calls in a row, as in a step of a model, submitted together.

@@ -147,10 +147,10 @@ function forwardRoles({ inputs: { length: n } }: Node<Wkv7Attributes>): Directio
 }
 
 // deno-fmt-ignore
-function backwardRoles({ inputs: { length: n } }: Node<Wkv7Attributes>): Direction & { readonly columns: number } {
+function backwardRoles({ inputs: { length: n } }: Node<Wkv7Attributes>) {
   return {
     backward: true, read: 2, decay: 1, add: 0, probe: 5, back: 4, drive: 7, initial: n > 9 ? 9 : undefined,
-    result: n, columns: n + 1, final: n + 2, kept: n + 3, echo: n + 4, solved: n + 5,
+    result: n, dColumns: n + 1, final: n + 2, kept: n + 3, echo: n + 4, solved: n + 5, columns: n + 6,
   };
 }
 
@@ -247,7 +247,7 @@ export function forwardPasses(
 export interface ChunkLayout {
   /** Rows that a thread works on at a time, where N allows it. */
   readonly rows: Width;
-  /** Steps whose states a thread keeps in registers; divides {@link CHUNK}. */
+  /** Steps of a workgroup, whose states a thread keeps in registers; divides {@link CHUNK}. */
   readonly span: number;
 }
 
@@ -255,18 +255,10 @@ export interface ChunkLayout {
 function chunkText(N: number, C: number, whole: boolean, { rows, span }: ChunkLayout): string {
   const width = laneWidth(N, rows);
   const constant = { N, C, CHUNK, SPAN: span, PANEL: divisor(N / width, 32 / width) * width, WHOLE: whole };
-  const text = chunkShader.replace(
-    /\/\/<span([^]*)\/\/span>/,
-    (_, body: string) =>
-      Array.from({ length: CHUNK / span }, (_, i) => {
-        const first = CHUNK - (i + 1) * span;
-        return unrolled(body, "FIRST", first).replaceAll("FIRST", `${first}u`);
-      }).join("\n"),
-  );
   return [
     constants(constant),
     lanes(width, { workgroup: ["v", "g", "sa", "dsa"], read: ["states", "d_states"] }),
-    unrolled(unrolled(text, "SPAN", span), "CHUNK", CHUNK),
+    unrolled(chunkShader, "SPAN", span),
   ].join("\n");
 }
 
@@ -275,16 +267,15 @@ export function backwardPasses(
   node: Node<Wkv7Attributes>,
   limits: DeviceLimits,
   layout: ScanLayout = usualLayout(node, limits),
-  chunkLayout: ChunkLayout = { rows: 4, span: 4 },
+  chunkLayout: ChunkLayout = { rows: 4, span: 8 },
 ): Pass[] {
   const { T, N } = node.attributes;
   const { B, H, C, chunks } = wkv7Sizes(node.inputs[0]!, node.attributes);
-  const units = B * H * chunks;
-  const roles = backwardRoles(node);
+  const units = B * H * chunks * CHUNK / chunkLayout.span, roles = backwardRoles(node);
   return [...passes(node, roles, limits, layout), {
     wgsl: chunkText(N, C, T % CHUNK === 0, chunkLayout),
     uniforms: [T, B * T, chunks, units],
-    bindings: operands(roles.columns, V, STATES, roles.kept, roles.drive, SA, roles.echo),
+    bindings: operands(roles.columns, V, STATES, roles.kept, roles.drive, SA, roles.echo, roles.dColumns),
     workgroups: grid(units, limits),
   }];
 }
