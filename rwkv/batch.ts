@@ -46,7 +46,12 @@ export class Batch {
     this.#offsets = one.parts.map(({ within }) => within!.byteOffset / 4);
     this.#stateSize = one.whole.shape[0]!;
     this.#parts = stateParts(config, rows).map(({ name, shape }) => new Variable(name, shape));
-    this.#parts.forEach((part) => engine.allocate(part));
+    try {
+      this.#parts.forEach((part) => engine.allocate(part));
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
   }
 
   async #step(B: number): Promise<Step> {

@@ -134,6 +134,12 @@ function listen(hostname: string, port: number, handler: Deno.ServeHandler<Deno.
         `Cannot listen at ${hostname}: it is no address of this machine, so choose another --host`,
       );
     }
+    if (error instanceof Deno.errors.NotCapable) {
+      throw new OptionError(
+        `Deno task serve may listen at this machine's own address and at 0.0.0.0 or ::, which are all its addresses: ` +
+          `use one of these instead of --host ${hostname}`,
+      );
+    }
     if (error instanceof Deno.errors.PermissionDenied) {
       throw new OptionError(`Port ${port} is not for everybody to take: choose one from 1024 on with --port`);
     }

@@ -101,7 +101,7 @@ const journeys: Record<string, () => Promise<void>> = {
   async ended() {
     const page = await newPage();
     await page.goto(`${url}/runs/live`);
-    await page.locator("#phase", { hasText: "stopped early" }).waitFor();
+    await page.locator("#phase", { hasText: "stopped" }).waitFor();
     match(await text(page, "#commands"), /deno task run_bone --resume /);
     match(await text(page, "#commands"), /deno task merge_bone .*adapter\.pth/);
     await page.goto(`${url}/runs/done`);

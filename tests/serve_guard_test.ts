@@ -3,9 +3,10 @@
  *
  * @module
  */
-import { deepStrictEqual, match, ok, strictEqual } from "node:assert/strict";
+import { deepStrictEqual, match, ok, rejects, strictEqual } from "node:assert/strict";
 import { hostsOf, isLoopback } from "../serve/guard.ts";
-import { BODY_BYTES } from "../serve/body.ts";
+import { BODY_BYTES, readJson } from "../serve/body.ts";
+import type { ApiError } from "../serve/errors.ts";
 import { post, raw, serving } from "./serving.ts";
 
 const statusOf = (answer: string) => Number(/^HTTP\/1\.\d (\d+)/.exec(answer)?.[1]);
@@ -136,9 +137,11 @@ Deno.test("body + sizes and contents: limits hold with and without a length, and
   strictEqual((await ask(new Uint8Array([0x7b, 0xff, 0x7d]))).status, 400, "not UTF-8");
   const deep = `{"model":"base","prompt":${"[".repeat(100_000)}${"]".repeat(100_000)}}`;
   strictEqual((await ask(deep)).status, 400, "deep");
+  const silent = new Request(to, { method: "POST", body: new ReadableStream({}) });
+  await rejects(readJson(silent, 50), (error: ApiError) => error.status === 408);
   const cut =
     `POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"mo`;
-  // Whoever sends half a body and waits is told to go after ten seconds; here only that nothing is answered before.
+  // Whoever sends half a body has ten seconds for the other.
   strictEqual(await raw(port, cut, 300), "");
   deepStrictEqual(server.errors, []);
 });

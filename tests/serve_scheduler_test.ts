@@ -176,6 +176,8 @@ Deno.test("Scheduler + prompts that begin alike: only what is new is read", asyn
   strictEqual(await cached(beginning + "first"), 145, "the very same");
   strictEqual(await cached(beginning + "other"), 128, "up to the last power of two");
   strictEqual(await cached(beginning + "third"), 140, "up to where the two before it parted");
+  const twins = await Promise.all([1, 2].map(() => cached("xyz".repeat(30))));
+  deepStrictEqual(twins, [0, 90], "two at once are read once");
   const one = job(beginning + "first", 5), again = job(beginning + "first", 5);
   await scheduler.run(one, never);
   await scheduler.run(again, never);

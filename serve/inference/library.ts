@@ -181,18 +181,17 @@ export class Library {
     const adapter = path === undefined ? undefined : loadAdapter(path, this.options.hints);
     const model = await this.#base();
     if (adapter) checkBase(adapter, model.fingerprint, this.options.base);
-    const attachment = adapter && attach(adapter, model);
+    using begun = new DisposableStack();
+    const attachment = adapter && begun.use(attach(adapter, model));
     const wire: Session["wire"] = (graph) =>
       attachment ? wireAdapter(graph, model, attachment) : model.wire(graph);
     const { config, engine } = model;
     const session = new Session(config, wire, engine);
+    begun.defer(() => session.dispose());
     const batch = new Batch(config, wire, engine, this.options.slots);
-    const dispose = () => {
-      session.dispose();
-      batch.dispose();
-      attachment?.[Symbol.dispose]();
-    };
-    return { name, key, session, batch, users: 0, stale: false, dispose };
+    begun.defer(() => batch.dispose());
+    const held = begun.move();
+    return { name, key, session, batch, users: 0, stale: false, dispose: () => held.dispose() };
   }
 
   #base(): Promise<Model> {

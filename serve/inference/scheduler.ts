@@ -154,13 +154,9 @@ export class Scheduler {
       try {
         const loaded = await this.models.open(job.model);
         sequence.loaded = loaded;
-        const kept = this.#cache.longest(loaded.key, job.prompt);
-        sequence.read = sequence.cachedTokens = kept?.tokens.length ?? 0;
-        sequence.state = kept?.state;
         sequence.keepAt = this.#cache.worthKeeping(loaded.key, job.prompt);
         this.#admitted++;
-        if (kept?.logits && sequence.read === job.prompt.length) this.#begin(sequence, kept.logits);
-        else this.#reading.push(sequence);
+        this.#reading.push(sequence);
       } catch (error) {
         sequence.fail(error);
       }
@@ -174,6 +170,11 @@ export class Scheduler {
       const { job: { prompt }, loaded } = sequence;
       if (sequence.ended) {
         this.#leave(sequence);
+        continue;
+      }
+      const known = this.#goOnFromKept(sequence);
+      if (known) {
+        this.#begin(sequence, known);
         continue;
       }
       const ends = [...sequence.keepAt, prompt.length].filter((end) => end > sequence.read);
@@ -197,6 +198,20 @@ export class Scheduler {
         this.#broken(error, [sequence]);
       }
     }
+  }
+
+  /**
+   * Takes over what was read of the same beginning before, or by another just now.
+   * @returns the logits after the prompt, where that was read to its end
+   */
+  #goOnFromKept(sequence: Sequence): Float32Array | undefined {
+    const { job: { prompt }, loaded } = sequence;
+    const kept = this.#cache.longest(loaded!.key, prompt);
+    if (!kept || kept.tokens.length <= sequence.read) return undefined;
+    sequence.cachedTokens += kept.tokens.length - sequence.read;
+    sequence.read = kept.tokens.length;
+    sequence.state = kept.state;
+    return sequence.read === prompt.length ? kept.logits : undefined;
   }
 
   /** A sequence whose prompt was read gets a row, unless its first token was its last. */

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { make, short } from "./page.js";
+import { count, make, short } from "./page.js";
 
 /** Comes with a script of its own, before this one. */
 const { uPlot } = globalThis;
@@ -15,8 +15,7 @@ const colour = (name) =>
 /** The values that no line leads to or from, which would not be seen without a dot. */
 function alone(plot, series) {
   const values = plot.data[series], isNone = (i) => values[i] === null || values[i] === undefined;
-  const lone = values.keys().filter((i) => !isNone(i) && isNone(i - 1) && isNone(i + 1)).toArray();
-  return lone.length ? lone : null;
+  return values.keys().filter((i) => !isNone(i) && isNone(i - 1) && isNone(i + 1)).toArray();
 }
 
 /** A chart in a place of the page. */
@@ -68,7 +67,7 @@ export class Chart {
 
   #draw() {
     this.#plot?.destroy();
-    const { series, yText = short, xText } = this.#options;
+    const { series, yText = short, xText = count } = this.#options;
     const axis = {
       stroke: colour("--muted"),
       font: "12px system-ui",
@@ -78,7 +77,7 @@ export class Chart {
     this.#plot = new uPlot(
       {
         ...this.#size(),
-        padding: [12, 8, 0, 0],
+        padding: [12, 24, 0, 0],
         legend: { show: false },
         cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false } },
         scales: { x: { time: false } },
@@ -103,7 +102,7 @@ export class Chart {
               a - b
             ),
             grid: { show: false },
-            values: (_, ticks) => ticks.map((tick) => xText ? xText(tick) : short(tick)),
+            values: (_, ticks) => ticks.map(xText),
           },
           { ...axis, size: 58, values: (_, ticks) => ticks.map(yText) },
         ],
@@ -137,7 +136,7 @@ export class Chart {
 
   /** Says what is under the cursor. */
   #read() {
-    const { series, xName, xText = short, yText = short } = this.#options;
+    const { series, xName, xText = count, yText = short } = this.#options;
     const at = this.#plot?.cursor.idx, [xs, ...columns] = this.#data;
     if (at === null || at === undefined || this.#plot.cursor.left < 0 || xs[at] === undefined) {
       this.#reading.textContent = "";

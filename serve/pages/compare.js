@@ -5,7 +5,7 @@
  */
 import { Chart } from "./chart.js";
 import { getJson } from "./connection.js";
-import { byId, count, duration, loss, make, short, smoothed, tell } from "./page.js";
+import { byId, count, duration, loss, make, numberOf, Steps, tell } from "./page.js";
 
 const REFRESH = 2000, COLOURS = 8;
 const colourOf = (index) => `--series-${index % COLOURS + 1}`;
@@ -24,17 +24,13 @@ const chart = new Chart(byId("chart"), {
 /** Reads what has come of a run. */
 async function readOn(id) {
   let known = read.get(id);
-  if (!known) read.set(id, known = { place: "", steps: new Map() });
+  if (!known) read.set(id, known = { place: "", steps: new Steps() });
   for (;;) {
     const piece = await getJson(
       `/api/runs/${encodeURIComponent(id)}/lines?after=${encodeURIComponent(known.place)}`,
     );
     if (piece.restarted) known.steps.clear();
-    for (const line of piece.lines) {
-      if (typeof line.step === "number") {
-        known.steps.set(line.step, { ...known.steps.get(line.step), ...line });
-      }
-    }
+    piece.lines.forEach((line) => known.steps.add(line));
     if (piece.place === known.place) return;
     known.place = piece.place;
     if (!piece.lines.length) return;
@@ -43,13 +39,12 @@ async function readOn(id) {
 
 /** x, smoothed loss and held-out loss of a run. */
 function curve(id, by) {
-  const sorted = [...read.get(id)?.steps ?? []].sort(([a], [b]) => a - b);
-  const start = Date.parse(sorted[0]?.[1].time);
-  const number = (value) => typeof value === "number" ? value : null;
+  const lines = read.get(id)?.steps.shown() ?? [];
+  const start = Date.parse(lines[0]?.time);
   return {
-    x: sorted.map(([step, { time }]) => by === "step" ? step : (Date.parse(time) - start) / 1000),
-    smooth: smoothed(sorted.map(([, line]) => number(line.loss))),
-    heldOut: sorted.map(([, line]) => number(line.heldOutLoss)),
+    x: lines.map(({ step, time }) => by === "step" ? step : (Date.parse(time) - start) / 1000),
+    smooth: lines.map(({ smoothedLoss }) => numberOf(smoothedLoss)),
+    heldOut: lines.map(({ heldOutLoss }) => numberOf(heldOutLoss)),
   };
 }
 
@@ -79,7 +74,7 @@ function draw() {
         return [{ name, colour, width: 2, joined: true }, { name: `${name}, held-out`, colour, dots: true }];
       }),
       by === "step" ? "step" : "time",
-      by === "step" ? short : duration,
+      by === "step" ? count : duration,
     );
   }
   chart.show([xs, ...curves.flatMap((curve) => [column(curve, "smooth"), column(curve, "heldOut")])]);

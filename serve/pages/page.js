@@ -68,7 +68,7 @@ export const PHASES = {
   measuring: "measuring",
   silent: "silent",
   finished: "finished",
-  stopped: "stopped early",
+  stopped: "stopped",
 };
 
 /** A command with a button that copies it. */
@@ -107,6 +107,68 @@ export function smoothed(values, weight = 0.9) {
     norm = weight * norm + (1 - weight);
     return sum / norm;
   });
+}
+
+/** Points of a curve that a screen can show. */
+const MOST_POINTS = 2500;
+
+/** What a run's lines say of each step, in their order, with a smoothed loss; a step that is told again is the later one. */
+export class Steps {
+  #lines = new Map();
+
+  clear() {
+    this.#lines.clear();
+  }
+
+  get size() {
+    return this.#lines.size;
+  }
+
+  add(line) {
+    if (typeof line.step !== "number") return;
+    const { samples: _samples, sample: _sample, ...numbers } = line;
+    const known = this.#lines.get(line.step);
+    this.#lines.set(line.step, known ? { ...known, ...numbers } : numbers);
+  }
+
+  /** As many steps as can be shown: those whose loss stands out among their neighbours, and all with a loss on held-out text. */
+  shown() {
+    let lines = [...this.#lines.values()];
+    if (lines.some(({ step }, i) => i && step < lines[i - 1].step)) lines.sort((a, b) => a.step - b.step);
+    if (!lines.some((line) => "smoothedLoss" in line)) {
+      const smooth = smoothed(lines.map(({ loss }) => numberOf(loss)));
+      lines = lines.map((line, i) => ({ ...line, smoothedLoss: smooth[i] }));
+    }
+    const size = Math.ceil(lines.length / MOST_POINTS);
+    if (size <= 1) return lines;
+    const kept = [];
+    for (let start = 0; start < lines.length; start += size) {
+      const bucket = lines.slice(start, start + size);
+      const middle = bucket.reduce((sum, { loss }) => sum + (numberOf(loss) ?? 0), 0) / bucket.length;
+      const far = ({ loss }) => typeof loss === "number" ? Math.abs(loss - middle) : -1;
+      const farthest = bucket.reduce((best, line) => far(line) > far(best) ? line : best);
+      kept.push(...bucket.filter((line) => line === farthest || typeof line.heldOutLoss === "number"));
+    }
+    return kept;
+  }
+}
+
+/** A number, or null for anything else. */
+export const numberOf = (value) => typeof value === "number" ? value : null;
+
+/** Calls what draws a while after it was asked to, once, however often it was asked, and not so often that nothing else is done. */
+export function unhurried(draw) {
+  let due = false, took = 0;
+  return () => {
+    if (due) return;
+    due = true;
+    setTimeout(() => {
+      due = false;
+      const started = performance.now();
+      draw();
+      took = performance.now() - started;
+    }, Math.max(50, 10 * took));
+  };
 }
 
 for (const link of document.querySelectorAll(".top nav a")) {

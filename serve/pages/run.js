@@ -5,12 +5,26 @@
  */
 import { Chart } from "./chart.js";
 import { follow, getJson } from "./connection.js";
-import { ago, byId, bytes, command, count, duration, loss, make, PHASES, smoothed, tell } from "./page.js";
+import {
+  ago,
+  byId,
+  bytes,
+  command,
+  count,
+  duration,
+  loss,
+  make,
+  numberOf,
+  PHASES,
+  Steps,
+  tell,
+  unhurried,
+} from "./page.js";
 
 const id = decodeURIComponent(location.pathname.split("/").at(-1));
 const path = `/api/runs/${encodeURIComponent(id)}`;
 /** What is known after each step. */
-let steps = new Map();
+const steps = new Steps();
 let best, malformed = 0;
 
 const lossChart = new Chart(byId("loss"), {
@@ -30,34 +44,14 @@ const small = (place, title, name) =>
 const rateChart = small("rate", "Learning rate by step", "learning rate");
 const normChart = small("norm", "Gradient norm by step", "gradient norm");
 
-const known = (value) => typeof value === "number" ? value : null;
-
-function draw() {
-  const sorted = [...steps].sort(([a], [b]) => a - b);
-  const xs = sorted.map(([step]) => step), column = (name) => sorted.map(([, line]) => known(line[name]));
-  const raw = column("loss");
-  const smooth = column("smoothedLoss");
-  lossChart.show([
-    xs,
-    raw,
-    smooth.some((value) => value !== null) ? smooth : smoothed(raw),
-    column("heldOutLoss"),
-  ]);
-  const taken = sorted.filter(([, line]) => "loss" in line);
-  rateChart.show([taken.map(([step]) => step), taken.map(([, line]) => known(line.learningRate))]);
-  normChart.show([taken.map(([step]) => step), taken.map(([, line]) => known(line.gradientNorm))]);
-}
-
-let due = false;
-
-function drawSoon() {
-  if (due) return;
-  due = true;
-  requestAnimationFrame(() => {
-    due = false;
-    draw();
-  });
-}
+const drawSoon = unhurried(() => {
+  const lines = steps.shown(), taken = lines.filter((line) => "loss" in line);
+  const column = (lines, name) => lines.map((line) => numberOf(line[name]));
+  const columns = (lines, ...names) => ["step", ...names].map((name) => column(lines, name));
+  lossChart.show(columns(lines, "loss", "smoothedLoss", "heldOutLoss"));
+  rateChart.show(columns(taken, "learningRate"));
+  normChart.show(columns(taken, "gradientNorm"));
+});
 
 function fact(name, value, note) {
   return [make("dt", {}, name), make("dd", {}, value, note ? make("small", {}, note) : null)];
@@ -185,16 +179,12 @@ const CONNECTION = { live: "", lost: "connection lost, trying again …", gone: 
 
 follow(`${path}/events`, ({ event, data }) => {
   if (event === "restart") {
-    steps = new Map();
+    steps.clear();
     malformed = 0;
   } else if (event === "lines") {
     const piece = JSON.parse(data);
     malformed += piece.malformed;
-    for (const line of piece.lines) {
-      if (typeof line.step !== "number") continue;
-      const { samples: _samples, sample: _sample, ...numbers } = line;
-      steps.set(line.step, { ...steps.get(line.step), ...numbers });
-    }
+    piece.lines.forEach((line) => steps.add(line));
     drawSoon();
   } else if (event === "summary") {
     const run = JSON.parse(data);
@@ -210,4 +200,4 @@ follow(`${path}/events`, ({ event, data }) => {
   if (state === "gone") gone({ status: 404 });
 });
 refreshDetails();
-draw();
+drawSoon();
