@@ -22,6 +22,7 @@ import { type Term, weightedSum as sumOfAdapters } from "./adapters/sum.ts";
 import { attachAll, wireAdapter } from "./adapters/wiring.ts";
 import { localPath } from "./formats/hub.ts";
 import { chooseEngine, type EngineChoice } from "./kernels/engines/choose.ts";
+import type { Precision } from "./kernels/engines/webgpu/engine.ts";
 import { generateTokens } from "./rwkv/generate.ts";
 import { Model } from "./rwkv/model.ts";
 import { Answer, PROMPT_FORMAT, promptFor, promptFormat } from "./rwkv/prompt_format.ts";
@@ -64,6 +65,7 @@ export { EngineError } from "./kernels/engine.ts";
 export type { Shard, TensorFile, TensorFormat, TensorInfo } from "./formats/tensor_file.ts";
 export type { DType } from "./formats/dtype.ts";
 export type { EngineChoice } from "./kernels/engines/choose.ts";
+export type { Precision } from "./kernels/engines/webgpu/engine.ts";
 export { Graph, Tensor, Variable } from "./kernels/graph.ts";
 export type { Node, StorageType, TensorType } from "./kernels/graph.ts";
 export type {
@@ -108,11 +110,15 @@ export { train } from "./training/trainer.ts";
  * Loads an RWKV-7 model from a `.pth` or safetensors file, or one that was fetched, by its name on the Hub.
  *
  * @param options.engine "auto" (default) takes a hardware GPU where there is one, else the processor
+ * @param options.precision "fp32" (default), or "auto" for the fastest products that a GPU has, with operands in f16 and f32 sums
  * @returns the model, which holds its engine until {@link Model.dispose}
  * @throws FormatError, ModelError, EngineError, each in one sentence
  */
-export async function loadModel(path: string, options: { engine?: EngineChoice } = {}): Promise<Model> {
-  const { engine } = await chooseEngine(options.engine);
+export async function loadModel(
+  path: string,
+  options: { engine?: EngineChoice; precision?: Precision } = {},
+): Promise<Model> {
+  const { engine } = await chooseEngine(options.engine, { precision: options.precision ?? "fp32" });
   try {
     const model = Model.load(localPath(path), engine);
     model.onDispose(() => engine.dispose());

@@ -75,7 +75,7 @@ export async function mergeAdapter(options: MergeOptions): Promise<MergeResult> 
   const several = shardBytes ??
     (isFolder && !file.shards.length && !/\.\w+$/.test(output) ? Infinity : undefined);
   using pending = prepareMerged(file, adapter, output, { dtype, shardBytes: several, unmerge, force });
-  const { engine, reason } = await chooseEngine(options.engine);
+  const { engine, reason } = await chooseEngine(options.engine, { precision: "fp32" });
   try {
     using merged = openTensorFile(pending.path);
     checkSame(file, merged, adapter);

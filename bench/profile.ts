@@ -2,12 +2,12 @@
  * Where a training step's time goes on a GPU: time, bandwidth and FLOP rate of each kind of op, timed on the device itself, as a
  * share of what the device reaches when it only copies or only multiplies.
  *
- *     deno task profile [--provider auto|deno|dawn] [--precision auto|fp32] [--rows 0.1B:1x1024] [--detail]
+ *     deno task profile [--engine webgpu|deno|dawn] [--precision auto|fp32] [--rows 0.1B:1x1024] [--detail]
  *
  * @module
  */
 import { parseArgs } from "node:util";
-import { chooseEngine, type ProviderChoice } from "../kernels/engines/choose.ts";
+import { chooseEngine, type EngineChoice } from "../kernels/engines/choose.ts";
 import { type Precision, WebGpuEngine } from "../kernels/engines/webgpu/engine.ts";
 import { bytesOf, Graph, inputsRead, type Node, Variable } from "../kernels/graph.ts";
 import { map } from "../kernels/ops/map/op.ts";
@@ -18,14 +18,13 @@ import { rowsNamed, subjects } from "./subject.ts";
 
 const { values } = parseArgs({
   options: {
-    provider: { type: "string", default: "auto" },
+    engine: { type: "string", default: "webgpu" },
     precision: { type: "string", default: "auto" },
     rows: { type: "string", default: "0.1B:1x1024" },
     detail: { type: "boolean", default: false },
   },
 });
-const { engine, reason } = await chooseEngine("webgpu", {
-  provider: values.provider as ProviderChoice,
+const { engine, reason } = await chooseEngine(values.engine as EngineChoice, {
   precision: values.precision as Precision,
 });
 if (!(engine instanceof WebGpuEngine)) {

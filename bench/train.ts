@@ -2,12 +2,12 @@
  * Speed and memory of training steps at real sizes, next to RWKV-PEFT's CUDA path on one H200: tokens a second, milliseconds a
  * step and of its encoding, planned and actual memory.
  *
- *     deno task bench [--engine auto|webgpu|cpu] [--provider auto|deno|dawn] [--precision auto|fp32] [--rows 0.1B,0.4B:8x1024]
+ *     deno task bench [--engine auto|webgpu|cpu|deno|dawn] [--precision auto|fp32] [--rows 0.1B,0.4B:8x1024]
  *
  * @module
  */
 import { parseArgs } from "node:util";
-import { chooseEngine, type EngineChoice, type ProviderChoice } from "../kernels/engines/choose.ts";
+import { chooseEngine, type EngineChoice } from "../kernels/engines/choose.ts";
 import type { Precision } from "../kernels/engines/webgpu/engine.ts";
 import { batchOf, RANK, rowsNamed, subjects } from "./subject.ts";
 
@@ -24,13 +24,11 @@ const SETTINGS = {
 const { values } = parseArgs({
   options: {
     engine: { type: "string", default: "auto" },
-    provider: { type: "string", default: "auto" },
     precision: { type: "string", default: "auto" },
     rows: { type: "string" },
   },
 });
 const { engine, reason } = await chooseEngine(values.engine as EngineChoice, {
-  provider: values.provider as ProviderChoice,
   precision: values.precision as Precision,
 });
 console.log(

@@ -20,7 +20,6 @@ const NOT_NEEDED = {
   strategy: any,
   devices: any,
   numNodes: any,
-  precision: any,
   dsBucketMb: any,
   wandb: any,
   op: any,

@@ -4,7 +4,7 @@
  * @module
  */
 import { type AdapterHints, evaluate, loadAdapter, Model } from "../mod.ts";
-import { chooseEngine } from "../kernels/engines/choose.ts";
+import { chooseEngine, ENGINES } from "../kernels/engines/choose.ts";
 import { EXAMPLE, OptionError } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
 import { choice, file, files, helpText, parseFlags, real, text, whole } from "./flags.ts";
@@ -32,7 +32,7 @@ const FLAGS = {
   sftField: FILES.sftField,
   promptFormat: FILES.promptFormat,
   lossMask: FILES.lossMask,
-  engine: choice(["auto", "webgpu", "cpu"], "what to compute on"),
+  engine: choice(ENGINES, "what to compute on"),
   vocab: FILES.vocab,
 };
 

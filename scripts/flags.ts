@@ -124,6 +124,14 @@ export function choice<const T extends string>(
   });
 }
 
+/** One of many words for a few meanings. @param shown the words that --help shows */
+export function named<T>(words: Readonly<Record<string, T>>, shown: string, meaning: string): Flag<T> {
+  return one(shown, meaning, (text) => {
+    if (Object.hasOwn(words, text)) return words[text]!;
+    throw new ValueError(`must be one of ${Object.keys(words).join(", ")}: it is "${text}"`);
+  });
+}
+
 /** Settings as JSON, with a type for each known key; of any keys where no types are given. */
 export function json(
   example: string,

@@ -6,7 +6,7 @@
 import { type AdapterHints, generate, loadAdapter, Model, PROMPT_FORMATS } from "../mod.ts";
 import { promptFormatOf } from "../adapters/set.ts";
 import { PROMPT_FORMAT } from "../rwkv/prompt_format.ts";
-import { chooseEngine } from "../kernels/engines/choose.ts";
+import { chooseEngine, ENGINES } from "../kernels/engines/choose.ts";
 import { EXAMPLE } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
 import { choice, file, files, helpText, parseFlags, real, text, whole } from "./flags.ts";
@@ -33,7 +33,7 @@ const FLAGS = {
   temperature: real("0 takes the likeliest token every time"),
   topP: real("draw from the fewest likeliest tokens that hold this share"),
   seed: whole("another number, another text"),
-  engine: choice(["auto", "webgpu", "cpu"], "what to compute on"),
+  engine: choice(ENGINES, "what to compute on"),
   vocab: file("World vocabulary; without it, rwkv_vocab_v20230424.txt beside the model"),
 };
 

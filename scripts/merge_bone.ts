@@ -11,6 +11,7 @@ import { type Adapter, type AdapterHints, loadAdapter, mergeAdapter } from "../m
 import { OptionError } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
+import { ENGINES } from "../kernels/engines/choose.ts";
 import { bytes, choice, file, helpText, parseFlags, real, text, toggle } from "./flags.ts";
 import { adapterOf, baseOf, mergedPath, newestRun } from "./runs.ts";
 
@@ -42,7 +43,7 @@ const FILES = {
   loraAlpha: real("alpha of a LoRA whose file does not hold it"),
   batAxis: choice(["in", "out"], "how the blocks of a BAT are chosen, where its file does not show it"),
   force: toggle("replace an existing output, and merge even into another base than the adapter was made for"),
-  engine: choice(["auto", "webgpu", "cpu"], "what to compute the check on"),
+  engine: choice(ENGINES, "what to compute the check on"),
 };
 const DTYPES = { fp32: "F32", fp16: "F16", bf16: "BF16" } as const;
 const OTHERS = {

@@ -4,6 +4,8 @@
  * @module
  */
 import { PROMPT_FORMATS, type TrainOptions } from "../mod.ts";
+import { ENGINES } from "../kernels/engines/choose.ts";
+import type { Precision } from "../kernels/engines/webgpu/engine.ts";
 import { settle } from "../training/options.ts";
 import {
   choice,
@@ -12,6 +14,7 @@ import {
   type Flag,
   type Flags,
   list,
+  named,
   real,
   text,
   texts,
@@ -85,6 +88,13 @@ export const FILES = {
   | "vocab"
 >;
 
+/** RWKV-PEFT's and Lightning's words for 32 bits; their words for 16 mean what happens anyway: f16 operands, f32 sums. */
+const PRECISIONS: Readonly<Record<string, Precision>> = {
+  ...{ auto: "auto", bf16: "auto", fp16: "auto", tf32: "auto", "16": "auto" },
+  ...{ "bf16-true": "auto", "bf16-mixed": "auto", "16-true": "auto", "16-mixed": "auto" },
+  ...{ fp32: "fp32", "32": "fp32", "32-true": "fp32" },
+};
+
 /** How long, how much at once. */
 export const LENGTH = {
   ctxLen: whole("tokens of a sample"),
@@ -100,7 +110,12 @@ export const LENGTH = {
   epochCount: whole("epochs"),
   maxSteps: whole("stop after this many steps"),
   gradCp: toggle("recompute blocks in the backward pass: less memory, a third more time"),
-  engine: choice(["auto", "webgpu", "cpu"], "what to compute on"),
+  engine: choice(ENGINES, "what to compute on; deno and dawn are WebGPU by either"),
+  precision: named(
+    PRECISIONS,
+    "auto|fp32",
+    "auto: on a GPU the fastest products with f32 sums, also of f16 operands; fp32: operands in f32 too",
+  ),
 } satisfies FlagsFor<
   | "ctxLen"
   | "trainType"
@@ -112,6 +127,7 @@ export const LENGTH = {
   | "maxSteps"
   | "gradCp"
   | "engine"
+  | "precision"
 >;
 
 /** The optimizer. */

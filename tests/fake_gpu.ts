@@ -75,7 +75,7 @@ function fakeDevice(faults: Faults): GPUDevice {
       return { label, size, destroy() {}, mapAsync: settled, getMappedRange: () => content };
     },
     createShaderModule: () => ({}),
-    createComputePipeline: () => ({ getBindGroupLayout: () => ({}) }),
+    createComputePipelineAsync: () => Promise.resolve({ getBindGroupLayout: () => ({}) }),
     createBindGroup: () => ({}),
     createCommandEncoder: () => ({
       beginComputePass: () => pass,

@@ -192,7 +192,7 @@ Deno.test("RWKV-PEFT's own run_bone.sh is understood, and what it need not say i
   );
   strictEqual(
     notNeeded(values),
-    "Not needed here and without effect: --accelerator, --devices, --precision, --strategy, --tiny_att_layer, --fla",
+    "Not needed here and without effect: --accelerator, --devices, --strategy, --tiny_att_layer, --fla",
   );
   strictEqual(notNeeded({ ctxLen: 4, quant: "none" }), undefined);
   deepStrictEqual(values.boneConfig, { bone_mode: "bone", bone_load: "", bone_r: 64 });

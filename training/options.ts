@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url";
 import { DEFAULT_RANK } from "../adapters/bone/bone.ts";
 import { localPath } from "../formats/hub.ts";
 import type { EngineChoice } from "../kernels/engines/choose.ts";
+import type { Precision } from "../kernels/engines/webgpu/engine.ts";
 import { promptFormat } from "../rwkv/prompt_format.ts";
 import type { LossMask } from "./data/documents.ts";
 import type { DataType } from "./data/files.ts";
@@ -173,6 +174,8 @@ export interface TrainOptions {
   samplePrompt?: string | readonly string[];
   /** What runs it. */
   engine?: EngineChoice;
+  /** "auto" takes the fastest products with f32 sums that a GPU has, also with f16 operands; "fp32" keeps operands in f32. */
+  precision?: Precision;
   /** Replace an existing run folder. */
   force?: boolean;
   /** Run folder, or one of its checkpoints, to go on with: everything else then comes from it, except maxSteps and engine. */
@@ -258,6 +261,7 @@ const DEFAULTS = {
   heldOut: 0.05,
   evalBatches: 16,
   engine: "auto",
+  precision: "auto",
 } as const satisfies TrainOptions;
 
 /** What suits the small bundled model better. */

@@ -25,7 +25,7 @@ export async function setUp(
 ): Promise<Setup> {
   using held = new DisposableStack();
   const start = startingTensors(settings);
-  const { engine, reason } = await chooseEngine(settings.engine);
+  const { engine, reason } = await chooseEngine(settings.engine, { precision: settings.precision });
   held.defer(() => engine.dispose());
   onMessage?.(reason);
   onPhase?.("reading the text");

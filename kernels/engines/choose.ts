@@ -10,18 +10,16 @@ import { dawnProvider } from "./webgpu/dawn.ts";
 import { denoProvider } from "./webgpu/deno.ts";
 import { type Precision, WebGpuEngine } from "./webgpu/engine.ts";
 
-/** What can be asked for. */
-export type EngineChoice = "auto" | "cpu" | "webgpu";
+/** What can be asked for: "webgpu" is Dawn where it reaches matrix units and Deno's own WebGPU elsewhere; either by its name. */
+export const ENGINES = ["auto", "webgpu", "cpu", "deno", "dawn"] as const satisfies readonly EngineChoice[];
 
-/** Where WebGPU may come from: "auto" is Dawn where it reaches matrix units, else Deno's own. */
-export type ProviderChoice = "auto" | "deno" | "dawn";
+/** One of them. */
+export type EngineChoice = "auto" | "webgpu" | "cpu" | "deno" | "dawn";
 
 /** How a GPU is used. */
 export interface GpuOptions {
-  /** Default "auto". */
-  readonly provider?: ProviderChoice;
   /** Default "auto": the fastest products with f32 sums; "fp32" keeps their operands in f32 too. */
-  readonly precision?: Precision;
+  readonly precision?: Precision | undefined;
 }
 
 /** An engine and one sentence on what was found and taken. */
@@ -36,20 +34,19 @@ export interface ChosenEngine {
  */
 export async function chooseEngine(
   choice: EngineChoice = "auto",
-  { provider = "auto", precision = "auto" }: GpuOptions = {},
+  { precision = "auto" }: GpuOptions = {},
 ): Promise<ChosenEngine> {
   if (choice === "cpu") return cpu("as asked");
-  if (choice !== "auto" && choice !== "webgpu") {
-    throw new EngineError(`Unknown engine "${choice}": there are auto, cpu and webgpu`);
+  if (!ENGINES.includes(choice)) {
+    throw new EngineError(`Unknown engine "${choice}": there are ${ENGINES.join(", ")}`);
   }
   let found: Found | undefined, reason = "no WebGPU adapter was found";
   try {
-    found = await findGpu(provider, precision);
+    found = await findGpu(choice, precision);
   } catch (error) {
     reason = (error as Error).message;
   }
-  const asked = choice === "webgpu" || provider !== "auto";
-  if (asked) {
+  if (choice !== "auto") {
     if (!found) {
       throw new EngineError(`Cannot use WebGPU: ${reason}; install the GPU's driver or use --engine cpu`);
     }
@@ -72,13 +69,13 @@ interface Found {
 }
 
 /** Finds an adapter. Dawn is only loaded where it is asked for or where there is hardware that may gain from it. */
-async function findGpu(provider: ProviderChoice, precision: Precision): Promise<Found | undefined> {
-  if (provider === "dawn") {
+async function findGpu(choice: EngineChoice, precision: Precision): Promise<Found | undefined> {
+  if (choice === "dawn") {
     const report = await findAdapter(dawnProvider);
     return report && { report };
   }
   const report = await findAdapter(denoProvider);
-  if (!report || report.software || provider === "deno" || precision === "fp32") return report && { report };
+  if (!report || report.software || choice === "deno" || precision === "fp32") return report && { report };
   try {
     const other = await findAdapter(dawnProvider);
     if (other?.matrixUnits && !other.software) return { report: other };

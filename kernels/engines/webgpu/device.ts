@@ -140,6 +140,7 @@ export class Device {
     try {
       return action();
     } catch (error) {
+      if (error instanceof EngineError) throw error;
       throw new EngineError(
         `Cannot go on with ${this.description}: ${what} failed: ${firstLines(`${error}`)}`,
       );
@@ -154,6 +155,24 @@ export class Device {
         }, () => {}),
       );
     }
+  }
+
+  /**
+   * Runs `action`; an error that the device reports for it is thrown and not held against the device.
+   * @throws EngineError if the device reports one
+   */
+  async attempt<T>(action: () => T): Promise<T> {
+    this.gpu.pushErrorScope("out-of-memory");
+    this.gpu.pushErrorScope("validation");
+    let caught: Promise<GPUError | null>[] = [], result: T;
+    try {
+      result = action();
+    } finally {
+      caught = [this.gpu.popErrorScope(), this.gpu.popErrorScope()];
+    }
+    const error = (await Promise.all(caught)).find((error) => error !== null);
+    if (error) throw new EngineError(`${this.description} refused: ${firstLines(error.message)}`);
+    return result;
   }
 
   /**
@@ -206,6 +225,6 @@ async function isPending(work: Promise<unknown>): Promise<boolean> {
 }
 
 /** wgpu explains itself over many lines; the first say what is wrong. */
-function firstLines(message: string): string {
+export function firstLines(message: string): string {
   return message.trim().split("\n").map((line) => line.trim()).filter(Boolean).slice(0, 6).join(" ");
 }

@@ -9,7 +9,9 @@ import { bytesOf, type Node, sizeOf, type StorageType, type Tensor, type Variabl
 import type { Binding, DeviceLimits, Pass } from "../../op.ts";
 import type { Program } from "../../plan.ts";
 import { type AdapterReport, Device } from "./device.ts";
+import { Pipelines } from "./pipelines.ts";
 import { timedPasses } from "./timing.ts";
+import { type Trial, Tuner } from "./tuner.ts";
 
 /** Uniform blocks start at multiples of this. */
 const UNIFORM_ALIGNMENT = 256;
@@ -45,31 +47,43 @@ export class WebGpuEngine implements Engine {
   readonly description: string;
   readonly #device: Device;
   readonly #variables = new Map<Variable, GPUBuffer>();
-  readonly #pipelines = new Map<string, GPUComputePipeline>();
+  readonly #pipelines: Pipelines;
+  readonly #tuner: Tuner;
   #allocatedBytes = 0;
 
-  private constructor(device: Device) {
+  private constructor(device: Device, tuned: boolean) {
     this.#device = device;
+    this.#pipelines = new Pipelines(device);
+    const bind = (node: Node, passes: readonly Pass[], buffers: readonly GPUBuffer[]) =>
+      this.#trial(node, passes, buffers);
+    this.#tuner = new Tuner(device, bind, tuned);
     this.description = device.description;
   }
 
   /**
    * Opens an engine on an adapter.
    * @param options.precision "fp32" leaves the matrix units alone, whose operands are f16
+   * @param options.tuned whether the fastest of several shaders is found out by measuring; default: where there is hardware
    * @param options.patience milliseconds after which work that does not end is given up
    */
   static async open(
     report: AdapterReport,
-    options: { precision?: Precision; patience?: number } = {},
+    options: { precision?: Precision; patience?: number; tuned?: boolean } = {},
   ): Promise<WebGpuEngine> {
     const { matrixUnits, ...plain } = report;
     const withUnits = matrixUnits && options.precision !== "fp32";
-    return new WebGpuEngine(await Device.request(withUnits ? report : plain, options.patience));
+    const device = await Device.request(withUnits ? report : plain, options.patience);
+    return new WebGpuEngine(device, options.tuned ?? !report.software);
   }
 
   /** What lowerings count on. */
   get limits(): DeviceLimits {
     return this.#device.limits;
+  }
+
+  /** Which lowering was chosen for which op and shapes, by measuring. */
+  get choices(): ReadonlyMap<string, string> {
+    return this.#tuner.choices;
   }
 
   /** Whether products are made on matrix units, whose operands are f16. */
@@ -172,28 +186,11 @@ export class WebGpuEngine implements Engine {
     this.#variables.delete(variable);
   }
 
-  #pipeline(op: string, wgsl: string): GPUComputePipeline {
-    let pipeline = this.#pipelines.get(wgsl);
-    if (!pipeline) {
-      const { gpu } = this.#device;
-      pipeline = this.#device.guarded(`compiling ${op}`, () => {
-        const module = gpu.createShaderModule({ label: op, code: wgsl });
-        return gpu.createComputePipeline({
-          label: op,
-          layout: "auto",
-          compute: { module, entryPoint: "main" },
-        });
-      });
-      this.#pipelines.set(wgsl, pipeline);
-    }
-    return pipeline;
-  }
-
   async load(program: Program): Promise<Executable> {
     const buffers: GPUBuffer[] = [];
     const dispose = () => buffers.forEach((buffer) => this.#release(buffer));
     try {
-      const dispatches = this.#prepare(program, buffers);
+      const dispatches = await this.#prepare(program, buffers);
       await this.#device.check();
       return { run: () => this.#run(dispatches), dispose, [Symbol.dispose]: dispose };
     } catch (error) {
@@ -203,8 +200,9 @@ export class WebGpuEngine implements Engine {
   }
 
   /** Makes what a program needs; every buffer is also put into `buffers`, so that they can be released whatever happens. */
-  #prepare(program: Program, buffers: GPUBuffer[]): Dispatch[] {
-    const { gpu, limits } = this.#device;
+  async #prepare(program: Program, buffers: GPUBuffer[]): Promise<Dispatch[]> {
+    const { limits } = this.#device;
+    await this.#tuner.tune(program.nodes);
     program.slots.forEach((bytes, i) => buffers.push(this.#buffer(bytes, `slot ${i}`)));
     const slots = buffers.slice();
     const place = (t: Tensor, { byteOffset = 0, byteLength = bytesOf(t) }: Binding): GPUBufferBinding => {
@@ -225,7 +223,7 @@ export class WebGpuEngine implements Engine {
     const passes: { node: Node; pass: Pass; operands: Tensor[] }[] = program.nodes.filter(computes).flatMap((
       node,
     ) =>
-      node.op.webgpu(node, limits).filter(({ workgroups }) => !workgroups.includes(0)).map((pass) => ({
+      this.#tuner.passes(node).filter(({ workgroups }) => !workgroups.includes(0)).map((pass) => ({
         node,
         pass,
         operands: [...node.inputs, ...node.outputs],
@@ -233,22 +231,67 @@ export class WebGpuEngine implements Engine {
     );
     const uniforms = this.#uniforms(passes.map(({ pass }) => pass.uniforms));
     buffers.push(uniforms.buffer);
+    const pipelines = await Promise.all(
+      passes.map(({ node, pass }) => this.#pipelines.get(node.op.name, pass.wgsl)),
+    );
     return passes.map(({ node, pass, operands }, index) => {
-      const op = node.op.name, pipeline = this.#pipeline(op, pass.wgsl);
-      const size = Math.max(16, Math.ceil(pass.uniforms.length / 4) * 16);
-      const entries = [
-        { binding: 0, resource: { buffer: uniforms.buffer, offset: uniforms.offsets[index]!, size } },
-        ...pass.bindings.map((binding, i) => ({
-          binding: i + 1,
-          resource: place(operands[binding.operand]!, binding),
-        })),
-      ];
+      const at = { buffer: uniforms.buffer, offset: uniforms.offsets[index]! };
       const bindGroup = this.#device.guarded(
-        `binding ${op}`,
-        () => gpu.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries }),
+        `binding ${node.op.name}`,
+        () =>
+          this.#bindGroup(
+            pipelines[index]!,
+            pass,
+            at,
+            (binding) => place(operands[binding.operand]!, binding),
+          ),
       );
-      return { node, pipeline, bindGroup, workgroups: pass.workgroups };
+      return { node, pipeline: pipelines[index]!, bindGroup, workgroups: pass.workgroups };
     });
+  }
+
+  /** A pass's operands, each where `place` says, and its uniform block. */
+  #bindGroup(
+    pipeline: GPUComputePipeline,
+    { bindings, uniforms }: Pass,
+    block: { buffer: GPUBuffer; offset: number },
+    place: (binding: Binding) => GPUBufferBinding,
+  ): GPUBindGroup {
+    const size = Math.max(16, Math.ceil(uniforms.length / 4) * 16);
+    return this.#device.gpu.createBindGroup({
+      layout: pipeline.getBindGroupLayout(0),
+      entries: [
+        { binding: 0, resource: { ...block, size } },
+        ...bindings.map((binding, i) => ({ binding: i + 1, resource: place(binding) })),
+      ],
+    });
+  }
+
+  /** Makes passes ready on buffers of the tuner's, one for each operand. */
+  async #trial(node: Node, passes: readonly Pass[], buffers: readonly GPUBuffer[]): Promise<Trial> {
+    const pipelines = await Promise.all(passes.map(({ wgsl }) => this.#pipelines.get(node.op.name, wgsl)));
+    const uniforms = this.#uniforms(passes.map((pass) => pass.uniforms));
+    const release = () => this.#release(uniforms.buffer);
+    const operands = [...node.inputs, ...node.outputs];
+    const place = ({ operand, byteOffset = 0, byteLength = bytesOf(operands[operand]!) }: Binding) => ({
+      buffer: buffers[operand]!,
+      offset: byteOffset,
+      size: byteLength,
+    });
+    try {
+      const dispatches = await this.#device.attempt(() =>
+        passes.map((pass, i): Dispatch => {
+          const at = { buffer: uniforms.buffer, offset: uniforms.offsets[i]! }, pipeline = pipelines[i]!;
+          const bindGroup = this.#bindGroup(pipeline, pass, at, place);
+          return { node, pipeline, bindGroup, workgroups: pass.workgroups };
+        })
+      );
+      const all = (pass: GPUComputePassEncoder) => dispatches.forEach((dispatch) => encode(pass, dispatch));
+      return { encode: all, [Symbol.dispose]: release };
+    } catch (error) {
+      release();
+      throw error;
+    }
   }
 
   /** All uniform blocks in one buffer. */
@@ -298,7 +341,7 @@ export class WebGpuEngine implements Engine {
   async profile(program: Program): Promise<Map<Node, number>> {
     const buffers: GPUBuffer[] = [];
     try {
-      const dispatches = this.#prepare(program, buffers);
+      const dispatches = await this.#prepare(program, buffers);
       await this.#device.check();
       const times = await timedPasses(
         this.#device,

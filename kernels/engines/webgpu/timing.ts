@@ -35,7 +35,7 @@ export async function timedPasses(
       usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
     });
     try {
-      device.guarded("timing a program", () => {
+      await device.attempt(() => {
         const encoder = gpu.createCommandEncoder();
         now.forEach((encode, i) => {
           const pass = encoder.beginComputePass({
@@ -53,7 +53,6 @@ export async function timedPasses(
         gpu.queue.submit([encoder.finish()]);
       });
       await staging.mapAsync(GPUMapMode.READ);
-      await device.check();
       const stamps = new BigUint64Array(staging.getMappedRange().slice(0));
       now.forEach((_, i) => times.push(Number(stamps[2 * i + 1]! - stamps[2 * i]!) / 1e6));
     } finally {
