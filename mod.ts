@@ -100,7 +100,7 @@ export type { DataType, FileType } from "./training/data/files.ts";
 export type { Dataload } from "./training/data/rows.ts";
 export { evaluate, type EvaluateOptions, type Evaluation } from "./training/evaluate.ts";
 export { type Prepared, prepareData, type PrepareOptions } from "./training/prepare.ts";
-export { pretrain, type PretrainOptions } from "./training/pretrain.ts";
+export { planPretraining, pretrain, type PretrainOptions } from "./training/pretrain.ts";
 export type { Phase, StepReport, TrainListeners, TrainResult } from "./training/listeners.ts";
 export { planTraining, type TrainingPlan } from "./training/dry_run.ts";
 export type { LargestBinding, MemoryPlan } from "./training/memory.ts";

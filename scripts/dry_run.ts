@@ -4,9 +4,9 @@
  * @module
  */
 import { stringify } from "yaml";
-import { planTraining, type TrainingPlan, type TrainOptions } from "../mod.ts";
+import type { TrainingPlan, TrainListeners } from "../mod.ts";
 import { flag } from "../training/options.ts";
-import { toggle } from "./flags.ts";
+import { type Flags, toggle } from "./flags.ts";
 import { duration, Progress } from "./progress.ts";
 
 /** The flag itself. */
@@ -14,21 +14,30 @@ export const DRY_RUN = {
   dryRun: toggle("say what the run would be, its memory and the time of a step, and write nothing"),
 };
 
-/** Says what a run would be. @returns 0; 2 where it would not fit */
-export async function dryRunOnTerminal(options: TrainOptions): Promise<number> {
+/**
+ * Says what a run would be.
+ * @param flags those of the command, which its settings are printed as
+ * @returns 0; 2 where it would not fit
+ */
+export async function dryRunOnTerminal(
+  flags: Flags,
+  make: (listeners: TrainListeners) => Promise<TrainingPlan>,
+): Promise<number> {
   const progress = new Progress();
-  const plan = await planTraining(options, { onMessage: (text) => progress.message(text) });
-  console.log(describe(plan));
+  const plan = await make({ onMessage: (text) => progress.message(text) });
+  console.log(describe(plan, flags));
   return plan.advice === undefined ? 0 : 2;
 }
 
 /** A plan as text. */
 export function describe(
   { settings, memory, steps, secondsPerStep, tokensPerStep, advice }: TrainingPlan,
+  flags: Flags,
 ): string {
-  const named = Object.entries(settings).filter(([, value]) => value !== undefined).map((
-    [option, value],
-  ) => [flag(option).slice(2), value]);
+  const named = Object.entries(settings).filter(([option, value]) => value !== undefined && option in flags)
+    .map(
+      ([option, value]) => [flag(option).slice(2), value],
+    );
   const { rows, bytes, needed, room, largest } = memory;
   const table: [string, number, string][] = [
     ...rows.map(({ what, bytes }): [string, number, string] => [what, bytes, ""]),

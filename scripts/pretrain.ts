@@ -4,13 +4,14 @@
  * @module
  */
 import { dirname } from "node:path";
-import { pretrain, type PretrainOptions } from "../mod.ts";
+import { planPretraining, pretrain, type PretrainOptions } from "../mod.ts";
 import { freshModelPath } from "../training/pretrain.ts";
 import { OptionError } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
 import { ACCEPTED, notNeeded } from "./compatibility.ts";
 import { CONFIG, parseWithConfig } from "./config_file.ts";
+import { DRY_RUN, dryRunOnTerminal } from "./dry_run.ts";
 import { helpText, text, whole } from "./flags.ts";
 import { confineRun, trainOnTerminal } from "./training.ts";
 import { FILES, LENGTH, OPTIMIZER, pick, WATCHING } from "./training_flags.ts";
@@ -32,13 +33,14 @@ const SECTIONS = {
   "Files": FILES,
   "Length and memory": LENGTH,
   "Optimizer": OPTIMIZER,
-  "Watching": { ...WATCHING, ...CONFIG },
+  "Watching": WATCHING,
+  "Before you begin": { ...DRY_RUN, ...CONFIG },
 };
 const OWN = { ...SIZES, ...FILES, ...LENGTH, ...OPTIMIZER, ...WATCHING };
 
 /** The command. @returns the exit code */
 export async function main(args: readonly string[], work: Work): Promise<number> {
-  const { values, help } = parseWithConfig({ ...OWN, ...ACCEPTED }, args);
+  const { values, help } = parseWithConfig({ ...OWN, ...ACCEPTED, ...DRY_RUN }, args);
   if (help) {
     console.log(helpText(USAGE, SECTIONS));
     return 0;
@@ -49,16 +51,18 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   }
   const note = notNeeded(values);
   if (note) console.error(note);
+  const options = pick(values, OWN) as PretrainOptions;
+  if (values.dryRun) return await dryRunOnTerminal(OWN, (listeners) => planPretraining(options, listeners));
   return await trainOnTerminal({
     task: "pretrain",
-    run: (listeners) => pretrain(pick(values, OWN) as PretrainOptions, listeners),
+    run: (listeners) => pretrain(options, listeners),
     next: ({ output }) => `Try it with: ${commandLine("generate", ["--load_model", output])}`,
   }, work);
 }
 
 /** A run writes in its folder, and the fresh model where it goes. */
 function confine(args: readonly string[]): Confinement | undefined {
-  const { values, help } = parseWithConfig({ ...OWN, ...ACCEPTED }, args);
+  const { values, help } = parseWithConfig({ ...OWN, ...ACCEPTED, ...DRY_RUN }, args);
   if (help || (values.resume === undefined && values.projDir === undefined)) return undefined;
   const run = confineRun(values, args);
   if (values.resume !== undefined) return run;

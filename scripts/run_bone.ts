@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { train, type TrainOptions, type TrainResult } from "../mod.ts";
+import { planTraining, train, type TrainOptions, type TrainResult } from "../mod.ts";
 import { EXAMPLE } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
@@ -51,7 +51,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   const note = notNeeded(values);
   if (note) console.error(note);
   if (options.resume === undefined) checkDescription(values, options.loadModel ?? EXAMPLE.model);
-  if (values.dryRun) return await dryRunOnTerminal(options);
+  if (values.dryRun) return await dryRunOnTerminal(OWN, (listeners) => planTraining(options, listeners));
   return await trainOnTerminal({
     task: "run_bone",
     run: (listeners) => train(options, listeners),

@@ -121,6 +121,23 @@ Deno.test("Validation + losses that are not numbers: never the best, and in vain
   assert.equal(of([1, 9, 5, 1, 4], 2).best!.step, 3);
 });
 
+Deno.test("train + earlyStop without anything to measure on: refused", async () => {
+  await assert.rejects(run({ earlyStop: 2, heldOut: 0 }), {
+    name: "OptionError",
+    message: "--early_stop has nothing to judge by: hold text out with --held_out or --eval_file",
+  });
+});
+
+Deno.test("train + evalFile that has changed: not resumed", async () => {
+  const evalFile = writeDocuments(newPath("held.jsonl"), ["abc def"]);
+  const { projDir } = await run({ evalFile, maxSteps: 1 });
+  writeDocuments(evalFile, ["abc ghi"]);
+  await assert.rejects(train({ resume: projDir, maxSteps: 2 }), {
+    message:
+      /^Cannot resume .*: the text .*held\.jsonl, which it is measured on, has changed since it began$/,
+  });
+});
+
 Deno.test("train + a file named save in the run folder: a checkpoint after that step, and the file is gone", async () => {
   const projDir = newPath("run"), messages: string[] = [];
   const seen: number[][] = [];

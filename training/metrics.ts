@@ -29,7 +29,6 @@ const TAGS: Readonly<Record<string, string>> = {
 export class Metrics implements Disposable {
   /** The lines that were there before. */
   readonly kept: readonly MetricsLine[];
-  readonly #written: MetricsLine[] = [];
   readonly #path: string;
   readonly #file: Deno.FsFile;
   readonly #events: EventFile;
@@ -57,9 +56,9 @@ export class Metrics implements Disposable {
     this.#events = new EventFile(join(dirname(path), "tensorboard"), resumeAt);
   }
 
-  /** All lines. */
+  /** All lines, read again: a long run has too many to keep. */
   get lines(): readonly MetricsLine[] {
-    return [...this.kept, ...this.#written];
+    return Deno.readTextFileSync(this.#path).split("\n").filter(Boolean).map((line) => JSON.parse(line));
   }
 
   /** Writes one line, whole or not at all. @throws what the system says, such as that the disk is full */
@@ -72,7 +71,6 @@ export class Metrics implements Disposable {
       throw writeError(this.#path, error);
     }
     this.#length += bytes.length;
-    this.#written.push(line);
     const { step, samples, ...others } = line;
     const numbers = Object.entries(others).flatMap(([name, value]) =>
       name in TAGS && typeof value === "number" ? [[TAGS[name], value]] : []

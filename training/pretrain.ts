@@ -3,11 +3,13 @@
  *
  * @module
  */
+import { existsSync } from "node:fs";
 import { fromFloat32 } from "../formats/dtype.ts";
 import { writeTensorFile } from "../formats/tensor_file.ts";
 import { weightShapes } from "../rwkv/config.ts";
 import { freshConfig, type FreshModel, initialWeights } from "../rwkv/initialise.ts";
 import { random } from "./data/random.ts";
+import { planTraining, type TrainingPlan } from "./dry_run.ts";
 import { OptionError, type TrainOptions } from "./options.ts";
 import type { TrainListeners, TrainResult } from "./listeners.ts";
 import { train } from "./trainer.ts";
@@ -52,6 +54,32 @@ export async function pretrain(
     others.force,
   );
   return await train({ ...DEFAULTS, ...others, loadModel: path, peft: "none" }, listeners);
+}
+
+/**
+ * Plans a run from scratch as {@link planTraining} does. A model of zeros stands for the fresh one, as it takes the same memory
+ * and time; nothing is left of it.
+ */
+export async function planPretraining(
+  options: PretrainOptions,
+  listeners: TrainListeners = {},
+): Promise<TrainingPlan> {
+  const { nLayer, nEmbd, vocabSize = 256, headSize = 64, initModel, ...others } = options;
+  if (others.resume !== undefined) return await planTraining(others, listeners);
+  if (others.projDir === undefined) throw new OptionError("Name the run folder with --proj_dir");
+  const path = `${initModel ?? freshModelPath(others.projDir)}.planned`;
+  const config = freshConfig({ layers: nLayer, channels: nEmbd, headSize, vocabulary: vocabSize });
+  try {
+    writeTensorFile(path, {
+      format: "safetensors",
+      tensors: [...weightShapes(config)].map(([name, shape]) => ({ name, shape, dtype: "BF16" })),
+      read: ({ shape }) => new Uint8Array(2 * shape.reduce((a, b) => a * b, 1)),
+      force: true,
+    });
+    return await planTraining({ ...DEFAULTS, ...others, loadModel: path, peft: "none" }, listeners);
+  } finally {
+    if (existsSync(path)) Deno.removeSync(path);
+  }
 }
 
 /** Where the fresh model of a run goes that was given no place for it. */

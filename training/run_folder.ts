@@ -28,6 +28,8 @@ export interface RunConfig {
   readonly model: string;
   /** SHA-256 of the text. */
   readonly data: string;
+  /** SHA-256 of the text to measure on, where it is one of its own. */
+  readonly evalData?: string;
 }
 
 /** The first of runs/bone, runs/bone-2, … that does not exist. */
@@ -80,12 +82,14 @@ export function emptyRun(path: string): void {
 /** What a run folder says of its run. @throws OptionError if it is none, or says it wrongly */
 export function readRun(path: string): RunConfig {
   const unusable = (why: string) => new OptionError(`Cannot resume ${path}: its config.json ${why}`);
-  const { version, settings, model, data } = readConfig(path);
+  const { version, settings, model, data, evalData } = readConfig(path);
   if (version !== RUN_VERSION) throw unusable(`has version ${JSON.stringify(version)}, not ${RUN_VERSION}`);
-  if (typeof model !== "string" || typeof data !== "string") {
+  const isText = (value: unknown) => typeof value === "string";
+  if (!isText(model) || !isText(data) || !(evalData === undefined || isText(evalData))) {
     throw unusable("does not say what it began with");
   }
-  return { version, settings: checkedSettings(settings, unusable), model, data };
+  const read = { version, settings: checkedSettings(settings, unusable), model, data };
+  return evalData === undefined ? read : { ...read, evalData };
 }
 
 function readConfig(path: string): { [key: string]: JsonValue } {
@@ -153,6 +157,11 @@ export function requireSameInputs(previous: RunConfig, now: RunConfig, run: stri
   if (previous.model !== now.model) {
     throw new OptionError(
       `Cannot resume ${run}: the model ${now.settings.loadModel} is not the one that it began with`,
+    );
+  }
+  if (previous.evalData !== now.evalData) {
+    throw new OptionError(
+      `Cannot resume ${run}: the text ${now.settings.evalFile}, which it is measured on, has changed since it began`,
     );
   }
   if (previous.data !== now.data) {

@@ -9,7 +9,7 @@ import { Model } from "../rwkv/model.ts";
 import { readText, type Text } from "./data/text.ts";
 import { Learner } from "./learner.ts";
 import type { TrainListeners } from "./listeners.ts";
-import type { TrainSettings } from "./options.ts";
+import { OptionError, type TrainSettings } from "./options.ts";
 import { startingTensors } from "./start.ts";
 
 /** A run that could begin. Disposing of it releases the engine and everything on it. */
@@ -30,6 +30,11 @@ export async function setUp(
   onMessage?.(reason);
   onPhase?.("reading the text");
   const text = await readText(settings, start.config.vocabulary, (message) => onMessage?.(message));
+  if (settings.earlyStop !== undefined && !text.heldOut) {
+    throw new OptionError(
+      "--early_stop has nothing to judge by: hold text out with --held_out or --eval_file",
+    );
+  }
   onPhase?.("loading the model");
   const model = held.use(
     Model.load(settings.loadModel, engine, { elsewhere: (name) => start.tensors.tensors.has(name) }),

@@ -65,6 +65,7 @@ export async function train(
     settings: placed(settings),
     model: learner.model.fingerprint,
     data: dataDigest(settings.dataFile, settings.dataType),
+    ...(settings.evalFile === undefined ? {} : { evalData: dataDigest(settings.evalFile) }),
   };
   if (previous) requireSameInputs(previous, config, projDir);
   onMessage(requireMemory(learner, planMemory(learner, text.heldOut !== undefined)));
@@ -123,6 +124,11 @@ async function runIn(
   const every = settings.evalSteps ?? stepCounts(settings, batches).anEpoch;
   const watched = { learner, programs, tokenizer, heldOut, projDir, metrics, listeners, every };
   const validation = new Validation(watched);
+  if (!heldOut && settings.heldOut > 0) {
+    onMessage(
+      "Nothing is measured: the text is too short to hold a part of it out, so give another with --eval_file",
+    );
+  }
   if (heldOut && heldOut.batchesPerEpoch > settings.evalBatches) {
     onMessage(
       `Measuring on ${settings.evalBatches} of ${heldOut.batchesPerEpoch} micro-batches of held-out text: ` +
