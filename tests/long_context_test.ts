@@ -59,6 +59,19 @@ Deno.test("train + infctx on documents of many lengths: the loss is that of whol
   }
 });
 
+for (
+  const [what, rows] of [["packed rows", { dataload: "pack" }], ["rows by length", {
+    groupByLength: true,
+  }]] as const
+) {
+  Deno.test(`train + infctx with ${what}: the loss is that of rows read at once`, async () => {
+    const dataFile = writeDocuments(newPath("text.jsonl"), randomTexts(12, 60));
+    const still = { dataFile, ...rows, microBsz: 3, lrInit: 1e-9, lrFinal: 1e-9, maxSteps: 2 };
+    const whole = await steps(still), chunked = await steps({ ...still, ...infctx(16) });
+    whole.forEach(({ loss }, i) => near(chunked[i]!.loss, loss, 1e-5));
+  });
+}
+
 Deno.test("train + infctx on one document shorter than the sample: read whole, and its end held out", async () => {
   const dataFile = newPath("text.txt"), projDir = newPath("run");
   Deno.writeTextFileSync(dataFile, "abcdefgh".repeat(50));
