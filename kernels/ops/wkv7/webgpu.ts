@@ -67,7 +67,7 @@ export function workgroupBytesOf(N: number, layout: ScanLayout): number {
   const { rows, rowsAThread, keyThreads, block, batch } = layout, { LOADS, DRIVES } = scanLoops(N, layout);
   const threads = rows / rowsAThread * keyThreads;
   const scan = (LOADS * scanWidth(N, block) + DRIVES) * threads + block * rows * (batch + keyThreads);
-  return 4 * Math.max(scan, 4 * block * N + 2 * block * block);
+  return 4 * Math.max(scan, 4 * block * (N + laneWidth(N)) + 2 * block * block);
 }
 
 /** Workgroups below which a scan leaves a large GPU idle, so that smaller ones pay. */
