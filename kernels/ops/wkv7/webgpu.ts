@@ -177,7 +177,8 @@ function passes(
   const blocks = Math.ceil(T / block);
   const solvers = B * H * blocks, scanners = B * H * N / rows, readers = B * H * chunks;
   const shape = { N, CHUNK, BLOCK: block, BACKWARD: backward };
-  const width = laneWidth(N);
+  const width = laneWidth(N), share = divisor(N / width, 4);
+  const steps = divisor(CHUNK, Math.max(1, Math.floor(256 / N)));
   return [
     {
       wgsl: [
@@ -218,9 +219,9 @@ function passes(
     },
     {
       wgsl: [
-        constants({ N, CHUNK, STEPS: divisor(CHUNK, Math.max(1, Math.floor(512 / N))), BACKWARD: backward }),
+        constants({ N, CHUNK, STEPS: steps, SHARE: share, BACKWARD: backward }),
         lanes(width),
-        unrolled(outputShader, "L", N / width),
+        unrolled(unrolled(outputShader, "L", N / width), "SHARE", share),
       ].join("\n"),
       uniforms: [T, C, chunks, readers],
       bindings: operands(to.read, to.decay, to.add, to.back, to.drive, to.kept, to.echo, to.result),
