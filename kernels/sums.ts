@@ -13,7 +13,7 @@ import { type MapAttributes, mapOp } from "./ops/map/op.ts";
 import { takesAddend } from "./ops/matmul/op.ts";
 
 /** The terms of a node that only adds up values of one shape; undefined for every other node. */
-function termsOf(node: Node): readonly Tensor[] | undefined {
+export function termsOf(node: Node): readonly Tensor[] | undefined {
   if (node.op !== mapOp) return undefined;
   const { results } = node.attributes as MapAttributes, out = node.outputs[0]!;
   if (results.length !== 1) return undefined;
@@ -31,7 +31,7 @@ function termsOf(node: Node): readonly Tensor[] | undefined {
 }
 
 /** A map that adds up these tensors. */
-function sumOf(terms: readonly Tensor[], out: Tensor, block: number | undefined): Node {
+export function sumOf(terms: readonly Tensor[], out: Tensor, block: number | undefined): Node {
   const result = terms.map((_, i) => Expression.input(i)).reduce((a, b) => a.add(b));
   const attributes: MapAttributes = { shape: out.shape, results: [result] };
   return { op: mapOp, attributes, inputs: terms, outputs: [out], block } as Node;

@@ -4,6 +4,7 @@
  * @module
  */
 import type { Graph, Tensor } from "../kernels/graph.ts";
+import { addTile } from "../kernels/ops/add_tile/op.ts";
 import { blockMatmul, type BlockMatmulAttributes, type Stacking } from "../kernels/ops/block_matmul/op.ts";
 import { linearCrossEntropy } from "../kernels/ops/cross_entropy/op.ts";
 import { dropout } from "../kernels/ops/dropout/op.ts";
@@ -356,6 +357,14 @@ const DROPOUT: Case[] = [0, 0.3, 0.9].map((share) => ({
   build: (g, [x, seed]) => [dropout(g, x!, seed!, { share, salt: "here" })],
 }));
 
+const ADD_TILE: Case[] = (["f32", "f16", "bf16"] as const).flatMap((dtype) =>
+  [[5, 7, 3], [9, 130, 64], [3, 4, 6], [70, 8, 8]].map(([O, K, R]): Case => ({
+    name: `addTile + ${dtype} [${O}, ${K}] and shards of ${R}`,
+    inputs: [dtype === "f32" ? fixed(uniform([O!, K!])) : stored(dtype, [O!, K!]), fixed(uniform([R!, O!]))],
+    build: (g, [w, d]) => [addTile(g, w!, d!)],
+  }))
+);
+
 const EMBEDDING: Case[] = [uniform([11, 13]), stored("f16", [11, 13]), stored("bf16", [11, 13])].map((
   table,
 ) => ({
@@ -476,6 +485,7 @@ export const CASES: readonly Case[] = [
   ...WKV7,
   ...ROWS,
   ...FOLD,
+  ...ADD_TILE,
   ...EMBEDDING,
   ...CROSS_ENTROPY,
   ...PRECOMPUTED,

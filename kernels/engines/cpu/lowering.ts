@@ -19,6 +19,7 @@ import { DTYPE, LAYOUT, SUM_PART, type WasmKernels } from "./wasm/load.ts";
 export const KERNEL_NAMES = [
   "accumulate",
   "adamW",
+  "addTile",
   "copy",
   "crossEntropy",
   "embedding",
@@ -396,6 +397,24 @@ const embedding: Lowering = (call) => {
   ];
 };
 
+const addTile: Lowering = (call) => {
+  const { node, address, outside, window } = call;
+  const [w, d] = node.inputs as [Tensor, Tensor];
+  const width = w.dtype === "f32" ? 4 : 2, index = outside(w);
+  const args = [storage[w.dtype]!, address(d), address(node.outputs[0]!), w.width, d.rows, w.rows];
+  return [
+    share(
+      call,
+      w.rows,
+      { work: w.width },
+      (start, end, worker) =>
+        index === undefined
+          ? { kernel: "addTile", args: [address(w) + start * w.width * width, ...args, start, end] }
+          : { kernel: "addTileOutside", args: [index, ...window(worker), ...args, start, end] },
+    ),
+  ];
+};
+
 const embeddingGradient: Lowering = (call) => {
   const { node, address } = call;
   const { V } = node.attributes as { V: number };
@@ -412,6 +431,7 @@ const precomputed: Lowering = (call) => {
 /** How every op runs, by name. */
 export const LOWERINGS: Readonly<Record<string, Lowering>> = {
   adamW,
+  addTile,
   blockMatmul,
   concatRows,
   concatRowsGradient,

@@ -12,7 +12,7 @@ import { LAYOUT, type WasmKernels } from "./wasm/load.ts";
 export const WINDOW_BYTES = 4 << 20;
 
 /** The kernels whose weights lie outside, by what workers call them. */
-export const OUTSIDE_KERNEL_NAMES = ["matmulOutside", "embeddingOutside"] as const;
+export const OUTSIDE_KERNEL_NAMES = ["matmulOutside", "embeddingOutside", "addTileOutside"] as const;
 
 type OutsideKernels = Record<typeof OUTSIDE_KERNEL_NAMES[number], (...args: number[]) => void>;
 
@@ -135,6 +135,16 @@ export function outsideKernels(
         }
       }
     },
+    /** As `addTile` with w in `weights[index]`. */
+    addTileOutside(index, window, windowBytes, ...args) {
+      const [dtype, d, out, K, R, O, row0, row1] = args as Eight;
+      const rows = Math.max(1, Math.floor(windowBytes / (K * WIDTH)));
+      for (let row = row0; row < row1; row += rows) {
+        const end = Math.min(row + rows, row1);
+        fetch(index, row * K * WIDTH, K * WIDTH, K * WIDTH, end - row, window);
+        kernels.addTile(window, dtype, d, out, K, R, O, row, end);
+      }
+    },
     /** As `embedding` with the table in `weights[index]`. */
     embeddingOutside(index, window, ...args) {
       const [dtype, ids, out, V, C, row0, row1] = args as [
@@ -159,5 +169,6 @@ export function outsideKernels(
   };
 }
 
+type Eight = [number, number, number, number, number, number, number, number];
 // deno-fmt-ignore
 type Numbers = [number, number, number, number, number, number, number, number, number, number, number, number, number, number, number, number];

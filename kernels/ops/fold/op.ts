@@ -47,13 +47,15 @@ function widthOp(
   };
 }
 
-const foldOp = widthOp("fold", foldShader, (width, K, at, j) => {
+/** The op; use {@link fold}. */
+export const foldOp: Op<WidthAttributes> = widthOp("fold", foldShader, (width, K, at, j) => {
   let total = 0;
   for (let i = j; i < K; i += width) total += at(i);
   return total;
 }, (graph, d, width) => tile(graph, d, width));
 
-const tileOp = widthOp(
+/** The op; use {@link tile}. */
+export const tileOp: Op<WidthAttributes> = widthOp(
   "tile",
   tileShader,
   (_, K, at, j) => at(j % K),

@@ -94,7 +94,8 @@ export function rowRanges(
   return ranges;
 }
 
-const matmulOp: Op<MatmulAttributes> = {
+/** The op; use {@link matmul}. */
+export const matmulOp: Op<MatmulAttributes> = {
   name: "matmul",
   outputs(inputs, attributes) {
     const [a, b, addend] = inputs;

@@ -251,6 +251,22 @@ export interface WasmKernels {
     row1: number,
   ): void;
 
+  /**
+   * out[o, i] = w[o, i] + d[i mod R, o]: w [O, K] of `DTYPE`, of which `w` is the address of row `row0`, d [R, O] → [O, K].
+   * Shares: rows.
+   */
+  addTile(
+    w: number,
+    dtype: number,
+    d: number,
+    out: number,
+    K: number,
+    R: number,
+    O: number,
+    row0: number,
+    row1: number,
+  ): void;
+
   /** dTable[id] = Σ of the rows of d [M, C] with that id, in their order. Shares: ids [id0, id1) of V. */
   embeddingGradient(
     ids: number,

@@ -11,6 +11,7 @@ export { matmul, matmulScratchBytes } from "./matmul";
 export { norm, normGradient } from "./norm";
 export { accumulate, reduceGroups, reduceRows, sumOfSquares } from "./reduce";
 export {
+  addTile,
   embedding,
   embeddingGradient,
   fold,

@@ -115,6 +115,16 @@ function widenRow<T>(src: u32, dst: u32, n: u32): void {
   for (; i < n; ++i) v128.store32_lane(dst + i * 4, loadSplat<T>(src + i * sizeof<T>()), 0);
 }
 
+function addRow<T>(src: u32, dst: u32, n: u32): void {
+  let i: u32 = 0;
+  for (; i + 4 <= n; i += 4) {
+    v128.store(dst + i * 4, f32x4.add(v128.load(dst + i * 4), loadFour<T>(src + i * sizeof<T>())));
+  }
+  for (; i < n; ++i) {
+    store<f32>(dst + i * 4, load<f32>(dst + i * 4) + f32x4.extract_lane(loadSplat<T>(src + i * sizeof<T>()), 0));
+  }
+}
+
 /** out[m] = table[ids[m]] for rows [row0, row1); table [V, C] of `dtype`, ids i32; zeros for an id outside the table. */
 export function embedding(
   table: u32,
@@ -133,6 +143,33 @@ export function embedding(
     else if (dtype == 1) widenRow<bf16>(table + id * channels * 2, q, channels);
     else if (dtype == 2) widenRow<f16>(table + id * channels * 2, q, channels);
     else widenRow<f32>(table + id * channels * 4, q, channels);
+  }
+}
+
+/**
+ * out[o, i] = w[o, i] + d[i mod R, o] for rows [row0, row1): w [O, K] of `dtype`, of which `w` is the address of row `row0`, d [R, O].
+ */
+export function addTile(
+  w: u32,
+  dtype: u32,
+  d: u32,
+  out: u32,
+  width: u32,
+  shard: u32,
+  rows: u32,
+  row0: u32,
+  row1: u32,
+): void {
+  const wide = dtype == 0 ? width * 4 : width * 2;
+  for (let row = row0; row < row1; ++row) {
+    const q = out + row * width * 4;
+    // One column of d, in the place of the first shard and then of all; the weight is added last, as it is where both are terms.
+    for (let i: u32 = 0; i < min<u32>(shard, width); ++i) store<f32>(q + i * 4, load<f32>(d + (i * rows + row) * 4));
+    for (let i = shard; i < width; i += shard) memory.copy(q + i * 4, q, min<u32>(shard, width - i) * 4);
+    if (dtype == 1) addRow<bf16>(w, q, width);
+    else if (dtype == 2) addRow<f16>(w, q, width);
+    else addRow<f32>(w, q, width);
+    w += wide;
   }
 }
 
