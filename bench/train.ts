@@ -8,7 +8,7 @@
  */
 import { parseArgs } from "node:util";
 import { chooseEngine, type EngineChoice } from "../kernels/engines/choose.ts";
-import type { Precision } from "../kernels/engines/webgpu/engine.ts";
+import { type Precision, WebGpuEngine } from "../kernels/engines/webgpu/engine.ts";
 import { batchOf, RANK, rowsNamed, subjects } from "./subject.ts";
 
 /** Series that are timed, after one to warm up; the median is taken. */
@@ -74,6 +74,12 @@ try {
       (held / (opponent.gigabytes * 1e9 - weights)).toFixed(2).padStart(17),
       Number.isFinite(loss) ? "" : `  loss ${loss}`,
     ].join(" "));
+  }
+  if (engine instanceof WebGpuEngine && engine.choices.size) {
+    const shapes = new Map<string, number>();
+    for (const name of engine.choices.values()) shapes.set(name, (shapes.get(name) ?? 0) + 1);
+    console.log("\nMeasured and chosen, for how many shapes of products:");
+    for (const [name, count] of [...shapes].sort(([, a], [, b]) => b - a)) console.log(`  ${name}: ${count}`);
   }
 } finally {
   engine.dispose();
