@@ -8,6 +8,9 @@
  * @module
  */
 import { resolve } from "node:path";
+import { EngineError } from "../kernels/engine.ts";
+import { SMALLER } from "../kernels/engines/webgpu/waiting.ts";
+import { reportWaits, sharedWatch, watchWaits } from "./watchdog.ts";
 
 /** What a confined command is to do, and where it may write. */
 export interface Confinement {
@@ -15,6 +18,19 @@ export interface Confinement {
   readonly args: readonly string[];
   /** Folders, which need not exist yet. */
   readonly folders: readonly string[];
+  /** How to go on where the command has to be ended, if it can go on. */
+  readonly goOn?: () => string | undefined;
+  /** Milliseconds that a device may be waited for before the command is ended. */
+  readonly patience?: number;
+}
+
+/** Longer than engines wait that can see it themselves. */
+const PATIENCE = 900_000;
+
+/** What the worker is sent. */
+interface Request {
+  readonly args: readonly string[];
+  readonly watch: SharedArrayBuffer;
 }
 
 /** Whether this is the worker of {@link runConfined}. */
@@ -31,7 +47,8 @@ interface WorkerOptionsWithPermissions extends WorkerOptions {
  * @param script its URL; it calls {@link serveConfined}
  * @returns the exit code
  */
-export async function runConfined(script: string, { args, folders }: Confinement): Promise<number> {
+export async function runConfined(script: string, confinement: Confinement): Promise<number> {
+  const { args, folders, goOn, patience = PATIENCE } = confinement;
   const options: WorkerOptionsWithPermissions = {
     type: "module",
     name: "command",
@@ -50,23 +67,37 @@ export async function runConfined(script: string, { args, folders }: Confinement
   };
   const worker = new Worker(script, options);
   await Deno.permissions.revoke({ name: "write" });
+  const watch = sharedWatch();
   return await new Promise((ended, failed) => {
+    watchWaits(watch, patience, (what) => {
+      const hint = goOn?.();
+      if (hint !== undefined) console.error(hint);
+      const seconds = Math.round(patience / 1000);
+      failed(
+        new EngineError(
+          `Nothing was heard for ${seconds} s while ${what}: the device's queue hangs; ${SMALLER}`,
+        ),
+      );
+    });
     worker.onmessage = ({ data }: MessageEvent<number>) => ended(data);
     worker.onerror = (event) => {
       event.preventDefault();
       failed(new Error(`The command failed: ${event.message}`));
     };
-    worker.postMessage(args);
+    worker.postMessage({ args, watch } satisfies Request);
   });
 }
 
 /** The other side: takes the arguments, runs the command and tells its exit code. */
 export function serveConfined(run: (args: readonly string[]) => Promise<number>): void {
   const scope = globalThis as unknown as {
-    onmessage: (event: MessageEvent<readonly string[]>) => void;
+    onmessage: (event: MessageEvent<Request>) => void;
     postMessage: (code: number) => void;
   };
-  scope.onmessage = async ({ data }) => scope.postMessage(await run(data));
+  scope.onmessage = async ({ data: { args, watch } }) => {
+    reportWaits(watch);
+    scope.postMessage(await run(args));
+  };
 }
 
 /** Where a path really leads, as far as it exists. */

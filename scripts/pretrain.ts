@@ -64,7 +64,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
 function confine(args: readonly string[]): Confinement | undefined {
   const { values, help } = parseWithConfig({ ...OWN, ...ACCEPTED, ...DRY_RUN }, args);
   if (help || (values.resume === undefined && values.projDir === undefined)) return undefined;
-  const run = confineRun(values, args);
+  const run = confineRun("pretrain", values, args);
   if (values.resume !== undefined) return run;
   return { ...run, folders: [...run.folders, dirname(values.initModel ?? freshModelPath(values.projDir!))] };
 }

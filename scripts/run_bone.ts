@@ -72,7 +72,7 @@ function mergeHint({ loadModel, peft, resume }: TrainOptions, { projDir, output 
 /** A run writes in its folder only. */
 function confine(args: readonly string[]): Confinement | undefined {
   const { values, help } = parseWithConfig({ ...OWN, ...COMPATIBILITY, ...DRY_RUN }, args);
-  return help ? undefined : confineRun(values, args);
+  return help ? undefined : confineRun("run_bone", values, args);
 }
 
 if (import.meta.main) await runCommand(main, confine);

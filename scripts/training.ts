@@ -4,7 +4,7 @@
  * @module
  */
 import type { TrainListeners, TrainResult } from "../mod.ts";
-import { resumePoint } from "../training/checkpoint.ts";
+import { listCheckpoints, resumePoint } from "../training/checkpoint.ts";
 import { freeFolder } from "../training/run_folder.ts";
 import { commandLine, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
@@ -22,13 +22,25 @@ export interface Training {
 
 /** Where a run writes: in its folder, which is chosen here where none was named. */
 export function confineRun(
+  task: string,
   { projDir, resume }: { projDir?: string; resume?: string },
   args: readonly string[],
 ): Confinement {
-  if (resume !== undefined) return { args, folders: [resumePoint(resume).run] };
-  if (projDir !== undefined) return { args, folders: [projDir] };
-  const folder = freeFolder();
-  return { args: [...args, "--proj_dir", folder], folders: [folder] };
+  const folder = resume === undefined ? projDir ?? freeFolder() : resumePoint(resume).run;
+  const named = resume ?? projDir;
+  return {
+    args: named === undefined ? [...args, "--proj_dir", folder] : args,
+    folders: [folder],
+    goOn: () => {
+      const [newest] = listCheckpoints(folder);
+      return newest && savedLine(task, folder, newest.step);
+    },
+  };
+}
+
+/** Says how a run that failed goes on. */
+function savedLine(task: string, projDir: string, step: number): string {
+  return `Step ${step} is saved; to go on: ${commandLine(task, ["--resume", projDir])}`;
 }
 
 /** Runs a training. @returns the exit code: 130 where it was stopped */
@@ -44,7 +56,7 @@ export async function trainOnTerminal({ task, run, next }: Training, work: Work)
     },
     shouldStop: () => interrupt.requested,
     onFailure: ({ projDir, step }) => {
-      progress.message(`Step ${step} is saved; to go on: ${commandLine(task, ["--resume", projDir])}`);
+      progress.message(savedLine(task, projDir, step));
     },
   });
   progress.finish();

@@ -27,8 +27,10 @@ const BUNDLED: TrainOptions = {
   microBsz: 3,
 };
 
-for (const [name, options] of Object.entries({ TINY, BUNDLED })) {
-  for (const gradCp of [false, true]) {
+for (
+  const [name, options, recomputed] of [["TINY", TINY, [false, true]], ["BUNDLED", BUNDLED, [false]]] as const
+) {
+  for (const gradCp of recomputed) {
     Deno.test(`CpuEngine + 1, 2, 3 and 7 workers, twice, ${name}, gradCp ${gradCp}: the same bits after two steps`, async () => {
       const wanted = await trainingBits({ ...options, gradCp }, new CpuEngine({ workers: 1 }));
       for (const workers of [1, 2, 3, 7]) {

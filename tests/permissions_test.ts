@@ -148,3 +148,25 @@ Deno.test({
     assert.deepEqual([...Deno.readDirSync(join(folder, "outside"))].map(({ name }) => name), ["mine"]);
   },
 });
+
+Deno.test("runCommand + a command that waits for a device for ever: ended in a sentence with what to try, and how to go on", async () => {
+  const folder = newPath("hanging");
+  Deno.mkdirSync(folder);
+  const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      "--no-prompt",
+      "--allow-read",
+      "--allow-write",
+      fileURLToPath(new URL("./hanging_probe.ts", import.meta.url)),
+    ],
+    cwd: folder,
+    env: { NO_COLOR: "1" },
+  }).output();
+  assert.equal(
+    new TextDecoder().decode(stderr).trim(),
+    "Step 3 is saved\nNothing was heard for 0 s while reading loss, after running first to second (dispatches 1 to 2 of 2): " +
+      "the device's queue hangs; try --grad_cp 1, a smaller --micro_bsz or --ctx_len, or --engine cpu",
+  );
+  assert.equal(code, 1);
+});

@@ -6,6 +6,7 @@
 import { EngineError } from "../../engine.ts";
 import type { DeviceLimits, MatrixUnits } from "../../op.ts";
 import type { Provider } from "./provider.ts";
+import { SMALLER, tellWaiting } from "./waiting.ts";
 
 /** What is known of an adapter before a device is asked for. */
 export interface AdapterReport {
@@ -71,9 +72,6 @@ export async function findAdapter(provider: Provider): Promise<AdapterReport | u
     software: fallback || /llvmpipe|swiftshader|basic render/i.test(name),
   };
 }
-
-/** What to try where a device has not enough memory, or is not quick enough for its driver. */
-const SMALLER = "try --grad_cp 1, a smaller --micro_bsz or --ctx_len, or --engine cpu";
 
 /** Milliseconds that work may take after which nothing is heard of it, unless a device is given others. */
 const PATIENCE = 600_000;
@@ -183,6 +181,7 @@ export class Device {
   async wait<T>(what: string, work: Promise<T>): Promise<T> {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<"late">((resolve) => timer = setTimeout(resolve, this.patience, "late"));
+    tellWaiting(`${what}, after running ${this.running}`);
     try {
       // Work that ended while timers could not run is not late.
       if (await Promise.race([work.then(() => "done"), late]) === "late" && await isPending(work)) {
@@ -200,6 +199,7 @@ export class Device {
         ? error
         : new EngineError(`Cannot go on with ${this.description}: ${what} failed: ${firstLines(`${error}`)}`);
     } finally {
+      tellWaiting("");
       clearTimeout(timer);
     }
   }
