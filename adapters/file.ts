@@ -4,12 +4,16 @@
  * @module
  */
 import { writeTensorFile } from "../formats/tensor_file.ts";
+import { quoted } from "../formats/text.ts";
 import { Adapter, AdapterError, type HostTensor } from "./adapter.ts";
 import type { AdapterHints, AdapterMethod, Settings } from "./method.ts";
 import { loadPeft, peftFolder } from "./peft/read.ts";
 import { adapterMethod, adapterMethods } from "./registry.ts";
 import { modernise, readTensors } from "./rwkv_peft.ts";
 import type { Targets } from "./targets.ts";
+
+/** Tensors that a message names. */
+const SHOWN = 5;
 
 /** Version of the description that saved adapters carry. */
 const DESCRIPTION_VERSION = 1;
@@ -144,7 +148,9 @@ function recognised(
       );
     }
     if (candidates.length !== 1) {
-      const listed = Object.entries(shapes).map(([name, shape]) => `${name} [${shape}]`).join(", ");
+      const entries = Object.entries(shapes), more = entries.length - SHOWN;
+      const listed = entries.slice(0, SHOWN).map(([name, shape]) => `${quoted(name)} [${shape}]`).join(", ") +
+        (more > 0 ? ` and ${more} more` : "");
       const names = candidates.map(({ method }) => method.name).join(" and ") ||
         "no method that is registered";
       throw new AdapterError(`Cannot load ${path}: ${names} could have made ${listed} at ${site}`);
