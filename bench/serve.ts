@@ -15,6 +15,7 @@ const { values } = parseArgs({
     clients: { type: "string", default: "32" },
     seconds: { type: "string", default: "60" },
     tokens: { type: "string", default: "128" },
+    threads: { type: "string" },
   },
 });
 const clients = Number(values.clients), seconds = Number(values.seconds), maxTokens = Number(values.tokens);
@@ -36,6 +37,7 @@ const server = new Deno.Command(Deno.execPath(), {
     "0",
     "--engine",
     "cpu",
+    ...(values.threads ? ["--threads", values.threads] : []),
     "--runs",
     fileURLToPath(new URL("./no runs", import.meta.url)),
   ],

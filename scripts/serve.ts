@@ -31,6 +31,9 @@ const FLAGS = {
   batAxis: choice(["in", "out"], "how the blocks of a BAT are chosen, where its file does not show it"),
   vocab: file("World vocabulary; without it, rwkv_vocab_v20230424.txt beside the model"),
   engine: choice(["auto", "webgpu", "cpu"], "what to compute on"),
+  threads: whole(
+    "threads, where the processor computes; one core is best left for requests",
+  ),
   host: text("ADDRESS", "address to listen at; any but this machine's own needs --api_key"),
   port: whole("port to listen at; 0 takes a free one"),
   apiKey: text("KEY", "secret that whoever reads data or asks models has to send"),
@@ -45,6 +48,8 @@ const FLAGS = {
 const DEFAULTS = {
   runs: "runs",
   engine: "auto",
+  // Threads that wait for each other at every op lose much where one of them has to share its core with the requests.
+  threads: Math.max(1, navigator.hardwareConcurrency - 1),
   host: "127.0.0.1",
   port: 8007,
   slots: 32,
@@ -56,6 +61,7 @@ const DEFAULTS = {
 
 /** Least and most of each number. */
 const RANGES = {
+  threads: [1, 1024],
   port: [0, 65535],
   slots: [1, 256],
   queue: [1, 100_000],
@@ -88,6 +94,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
     vocab,
     hints,
     engine,
+    threads: rest.threads,
     slots,
     adapters: () => adaptersFor(base, adapter, runs),
     onMessage: (message) => console.error(message),

@@ -22,6 +22,12 @@ export interface GpuOptions {
   readonly precision?: Precision | undefined;
 }
 
+/** How an engine is opened. */
+export interface EngineOptions extends GpuOptions {
+  /** Threads of the processor. Default: all cores. */
+  readonly threads?: number | undefined;
+}
+
 /** An engine and one sentence on what was found and taken. */
 export interface ChosenEngine {
   readonly engine: Engine;
@@ -34,8 +40,9 @@ export interface ChosenEngine {
  */
 export async function chooseEngine(
   choice: EngineChoice = "auto",
-  { precision = "auto" }: GpuOptions = {},
+  { precision = "auto", threads }: EngineOptions = {},
 ): Promise<ChosenEngine> {
+  const cpu = (reason: string) => processor(reason, threads);
   if (choice === "cpu") return cpu("as asked");
   if (!ENGINES.includes(choice)) {
     throw new EngineError(`Unknown engine "${choice}": there are ${ENGINES.join(", ")}`);
@@ -85,8 +92,8 @@ async function findGpu(choice: EngineChoice, precision: Precision): Promise<Foun
   }
 }
 
-function cpu(reason: string): ChosenEngine {
-  const engine = new CpuEngine();
+function processor(reason: string, threads: number | undefined): ChosenEngine {
+  const engine = new CpuEngine(threads === undefined ? {} : { workers: threads });
   return { engine, reason: `Engine: cpu, ${engine.description} (${reason})` };
 }
 

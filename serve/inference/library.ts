@@ -72,6 +72,8 @@ export interface LibraryOptions {
   /** What files of adapters may leave unsaid. */
   readonly hints?: AdapterHints;
   readonly engine: EngineChoice;
+  /** Threads, where the processor computes. Default: all cores. */
+  readonly threads?: number | undefined;
   /** The adapters there are now; asked again and again, as runs end. */
   adapters(): readonly AdapterFile[];
   /** Sequences at once. */
@@ -196,7 +198,7 @@ export class Library {
 
   #base(): Promise<Model> {
     const loading = this.#model ??= (async () => {
-      const { engine, reason } = await chooseEngine(this.options.engine);
+      const { engine, reason } = await chooseEngine(this.options.engine, { threads: this.options.threads });
       this.options.onMessage?.(reason);
       try {
         const model = Model.load(this.options.base, engine);
