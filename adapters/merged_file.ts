@@ -7,6 +7,7 @@
  */
 import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
+import { writeFileAtomic } from "../formats/atomic.ts";
 import { type DType, fromFloat32, toFloat32 } from "../formats/dtype.ts";
 import { divideIntoShards, type PendingModel, prepareFile, prepareShards } from "../formats/pending.ts";
 import { release, releasing } from "../formats/memory.ts";
@@ -161,7 +162,7 @@ export function copyCompanions(base: TensorFile, folder: string, dtype?: FloatDT
   for (const { name, isFile } of Deno.readDirSync(from)) {
     if (!isFile || name.startsWith(".") || WEIGHTS.test(name) || existsSync(join(folder, name))) continue;
     if (name === "config.json" && dtype) {
-      Deno.writeTextFileSync(join(folder, name), withDType(Deno.readTextFileSync(join(from, name)), dtype));
+      writeFileAtomic(join(folder, name), withDType(Deno.readTextFileSync(join(from, name)), dtype));
     } else Deno.copyFileSync(join(from, name), join(folder, basename(name)));
   }
 }

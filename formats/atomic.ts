@@ -43,12 +43,17 @@ export function writeFileAtomic(
     }
     // Asked again: writing may have taken minutes.
     if (!force) refuseExisting(path);
-    Deno.renameSync(temporary, path);
+    renameSynced(temporary, path);
   } catch (error) {
     removeIfPresent(temporary);
     throw writeError(path, error);
   }
-  syncFolder(folder);
+}
+
+/** Renames a file or folder within its folder, so that the new name outlasts a power loss. */
+export function renameSynced(from: string, to: string): void {
+  Deno.renameSync(from, to);
+  syncFolder(dirname(to));
 }
 
 /** What the system may say of a file that cannot be written, and what to do about it. */

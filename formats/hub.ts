@@ -7,6 +7,7 @@
  *
  * @module
  */
+import { renameSynced } from "./atomic.ts";
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -138,7 +139,7 @@ export async function fetchFromHub(name: string, options: FetchOptions = {}): Pr
     part.syncSync();
   }
   requireWhole(partial, note, name, info.size, etag);
-  Deno.renameSync(partial, path);
+  renameSynced(partial, path);
   Deno.removeSync(note);
   return path;
 }

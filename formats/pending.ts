@@ -10,7 +10,7 @@
 
 import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { writeFileAtomic } from "./atomic.ts";
+import { renameSynced, writeFileAtomic } from "./atomic.ts";
 import { RandomAccessFile } from "./random_access_file.ts";
 import { INDEX_ENDING, readShardIndex, type Shard, shardIndexText } from "./shard_index.ts";
 import { writeTensorFile, type WriteTensorFileOptions } from "./tensor_file.ts";
@@ -45,7 +45,7 @@ export function prepareFile(path: string, options: WriteTensorFileOptions): Pend
     path: preliminary,
     commit() {
       refuse();
-      Deno.renameSync(preliminary, path);
+      renameSynced(preliminary, path);
       return path;
     },
     [Symbol.dispose]() {
@@ -110,7 +110,7 @@ export function prepareShards(
     path: preliminary,
     commit() {
       const old = existsSync(index) ? filesOf(index).map((file) => join(folder, file)) : [];
-      Deno.renameSync(preliminary, index);
+      renameSynced(preliminary, index);
       committed = true;
       old.filter((path) => !made.includes(path) && existsSync(path)).forEach((path) => Deno.removeSync(path));
       return index;

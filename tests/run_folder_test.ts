@@ -229,10 +229,12 @@ Deno.test("train + what cut-off saves have left: removed when the run goes on, a
     join(folder, ".step-00000002.safetensors.77-abcdef01.tmp"),
     join(projDir, ".adapter.pth.9-00000000.tmp"),
   ];
+  Deno.mkdirSync(join(projDir, "last"), { recursive: true });
+  leftovers.push(join(projDir, "last", ".adapter.pth.9-00000001.tmp"));
   const others = [join(folder, "notes.tmp"), join(projDir, ".hidden")];
   for (const path of [...leftovers, ...others]) Deno.writeTextFileSync(path, "half");
   await train({ resume: projDir, maxSteps: 2 });
-  assert.deepEqual(leftovers.map((path) => existsSync(path)), [false, false]);
+  assert.deepEqual(leftovers.map((path) => existsSync(path)), [false, false, false]);
   assert.deepEqual(others.map((path) => existsSync(path)), [true, true]);
 });
 

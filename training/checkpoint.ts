@@ -73,13 +73,10 @@ export async function saveCheckpoint(
 
 /** Removes what saves that were cut off have left. The run must be held: nobody else may be writing in it. */
 export function removeLeftovers(run: string): void {
-  for (const folder of [run, join(run, FOLDER)]) {
-    try {
-      for (const { name } of Deno.readDirSync(folder)) {
-        if (LEFTOVER.test(name)) Deno.removeSync(join(folder, name));
-      }
-    } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
+  const folders = [...Deno.readDirSync(run)].filter(({ isDirectory }) => isDirectory);
+  for (const folder of [run, ...folders.map(({ name }) => join(run, name))]) {
+    for (const { name, isFile } of Deno.readDirSync(folder)) {
+      if (isFile && LEFTOVER.test(name)) Deno.removeSync(join(folder, name));
     }
   }
 }

@@ -5,7 +5,7 @@
  */
 import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { writeFileAtomic } from "../../formats/atomic.ts";
+import { renameSynced, writeFileAtomic } from "../../formats/atomic.ts";
 import { writeTensorFile } from "../../formats/tensor_file.ts";
 import { huggingFaceName, isTransposed } from "../../rwkv/names.ts";
 import { type Adapter, AdapterError, type HostTensor } from "../adapter.ts";
@@ -163,7 +163,7 @@ function appearAsFolder(folder: string, force: boolean, fill: (at: string) => vo
   try {
     fill(temporary);
     if (exists) Deno.renameSync(folder, old);
-    Deno.renameSync(temporary, folder);
+    renameSynced(temporary, folder);
   } catch (error) {
     if (existsSync(old) && !existsSync(folder)) Deno.renameSync(old, folder);
     Deno.removeSync(temporary, { recursive: true });
