@@ -137,6 +137,8 @@ export interface CreateAdapterOptions {
   readonly trainParts?: readonly string[];
   /** Fixes the noise of methods that start from noise. */
   readonly seed?: number;
+  /** For bat: what chooses the block of a tile. Default: "in". */
+  readonly batAxis?: "in" | "out";
   /** Linear layers to adapt: names, last parts of names, one expression for whole names, or "all-linear". Default: all. */
   readonly targetModules?: string | readonly string[];
   /** Linear layers to leave out, likewise. */
@@ -158,10 +160,10 @@ export interface CreateAdapterOptions {
  * @throws RangeError if the settings do not fit the model
  */
 export function createAdapter(model: Model, options: CreateAdapterOptions = {}): Adapter {
-  const { peft = "bone", trainParts = [], seed = 42, rankPattern, alphaPattern, ...rest } = options;
+  const { peft = "bone", trainParts = [], seed = 42, batAxis, rankPattern, alphaPattern, ...rest } = options;
   const { targetModules, excludeModules, layersToTransform, layersPattern, ...settings } = rest;
   return newAdapter(model, adapterMethod(peft), {
-    settings,
+    settings: batAxis === undefined ? settings : { ...settings, axis: batAxis },
     trainParts,
     noise: random(seed, "adapter"),
     targets: chosenTargets({ targetModules, excludeModules, layersToTransform, layersPattern }),

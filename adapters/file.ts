@@ -139,8 +139,13 @@ function recognised(
   const found: { site: string; method: AdapterMethod; settings: Settings }[] = [];
   for (const [site, shapes] of sites.size ? sites : [["", {}] as const]) {
     const candidates = adapterMethods().flatMap((method) => {
-      const settings = method.recognise(shapes, hints, { site: site || undefined, sites, names });
-      return settings ? [{ method, settings }] : [];
+      try {
+        const settings = method.recognise(shapes, hints, { site: site || undefined, sites, names });
+        return settings ? [{ method, settings }] : [];
+      } catch (error) {
+        if (!(error instanceof RangeError)) throw error;
+        throw new AdapterError(`Cannot load ${path}: ${error.message}`);
+      }
     });
     if (!site && !candidates.length) {
       throw new AdapterError(

@@ -120,7 +120,7 @@ export interface AdapterMethod<S extends Settings = Settings> {
    * @param shapes by tensor name: `{ bone: [64, 2048] }`; empty where the file holds no tensor of any linear layer
    * @param hints what the person says of the file
    * @param file the rest of the file, which may settle what one site leaves open
-   * @throws RangeError in one sentence if they are, but a hint is missing that the settings need
+   * @throws RangeError if they are, but a hint is missing that the settings need: a clause that follows the file's name
    */
   recognise(
     shapes: Readonly<Record<string, readonly number[]>>,

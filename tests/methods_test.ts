@@ -4,9 +4,11 @@
  * @module
  */
 import assert from "node:assert/strict";
+import { mergedWeight, unmergedWeight } from "../adapters/merge.ts";
+import { adapterMethod } from "../adapters/registry.ts";
 import { isTarget } from "../adapters/targets.ts";
 import { leadingSingularValues } from "../adapters/pissa/svd.ts";
-import { openTensorFile } from "../formats/tensor_file.ts";
+import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
 import {
   Adapter,
   createAdapter,
@@ -18,6 +20,7 @@ import {
   train,
   type TrainOptions,
 } from "../mod.ts";
+import { linearSites } from "../rwkv/config.ts";
 import { random } from "../training/data/random.ts";
 import { withoutPeftNames } from "../training/peft_names.ts";
 import { randomNumbers, relativeError } from "./engines.ts";
@@ -115,6 +118,22 @@ Deno.test("train + dropout: fixed by seed and step, another for each, and the sa
   const { projDir } = await run({ ...options, maxSteps: 3 });
   const { adapter: resumed } = await run({ resume: projDir, maxSteps: 6, projDir });
   assert.deepEqual(resumed.tensors, adapter.tensors);
+});
+
+Deno.test("train + dropout: nothing is dropped where it is measured", async () => {
+  const held = async (lora_dropout: number) => {
+    const options: TrainOptions = { peft: "lora", loraConfig: { lora_r: 4, lora_dropout }, heldOut: 0.2 };
+    // The adapter's A learns nothing at this rate, and B next to nothing, so that only dropping could tell them apart.
+    const { heldOut } = await train({
+      ...BASE,
+      ...options,
+      projDir: newPath("run"),
+      lrInit: 1e-30,
+      lrFinal: 1e-30,
+    });
+    return heldOut!;
+  };
+  assert.deepEqual(await held(0.9), await held(0));
 });
 
 Deno.test("train + dropout on a text that does not change: other inputs are dropped at every step", async () => {
@@ -257,6 +276,116 @@ Deno.test("loadAdapter + a file that lacks a layer: refused unless the layers ar
   const targets = { exclude_modules: "blocks\\.1\\.ffn\\..*" };
   await merge(new Adapter(part.method, part.settings, part.tensors, part.base, part.overrides, targets));
 });
+
+/** The tensors of an adapter in a file that says nothing of them, but for those that are left out. @returns the path */
+function bare({ tensors }: Adapter, keep: (name: string) => boolean = () => true): string {
+  const path = newPath("bare.pth"), kept = [...tensors].filter(([name]) => keep(name));
+  writeTensorFile(path, {
+    format: "pth",
+    tensors: kept.map(([name, { shape }]) => ({ name, shape, dtype: "F32" })),
+    read: ({ name }) => new Uint8Array(tensors.get(name)!.data.buffer.slice(0)),
+  });
+  return path;
+}
+
+Deno.test("loadAdapter + a BAT that does not say its kind: as its layers show, else asked for", async () => {
+  using model = await loadModel(MODEL, { engine: "cpu" });
+  for (const axis of ["in", "out"] as const) {
+    const other = axis === "in" ? "out" : "in",
+      adapter = createAdapter(model, { peft: "bat", r: 4, batAxis: axis });
+    // The one whose number of blocks is not that of the time mix is enough.
+    const idle = axis === "in" ? "ffn.key" : "ffn.value";
+    for (const keep of [undefined, (name: string) => !name.includes(idle)]) {
+      const path = bare(adapter, keep);
+      assert.deepEqual((await loadAdapter(path)).settings, { r: 4, axis });
+      assert.deepEqual((await loadAdapter(path, { batAxis: axis })).settings, { r: 4, axis });
+      await assert.rejects(loadAdapter(path, { batAxis: other }), {
+        message: new RegExp(`by ${axis}put block, as its channel mix shows, and not by ${other}put block`),
+      });
+    }
+    const square = bare(adapter, (name) => name.includes(".att."));
+    await assert.rejects(loadAdapter(square), {
+      message: /different functions: say --bat_axis in or --bat_axis out/,
+    });
+    assert.deepEqual((await loadAdapter(square, { batAxis: axis })).settings, { r: 4, axis });
+  }
+});
+
+Deno.test("loadAdapter + files that say nothing: each method by its names and shapes", async () => {
+  using model = await loadModel(MODEL, { engine: "cpu" });
+  const cases: [Record<string, unknown>, object][] = [
+    [{ peft: "bone", r: 5 }, { r: 5 }],
+    [{ peft: "bone", r: 5, shards: "rows" }, { r: 5, shards: "rows" }],
+    [{ peft: "lora", r: 3, alpha: 6 }, { r: 3, alpha: 6, rslora: false }],
+    [{ peft: "dora", r: 3, alpha: 6 }, { r: 3, alpha: 6, rslora: false }],
+    [{ peft: "pissa", r: 3 }, { r: 3, niter: 4 }],
+    [{ peft: "state" }, {}],
+  ];
+  for (const [options, settings] of cases) {
+    const path = bare(createAdapter(model, options));
+    const loaded = await loadAdapter(path, { loraAlpha: 6 });
+    assert.deepEqual([loaded.method.name, loaded.settings], [options.peft, settings]);
+    await mergeAdapter({
+      base: MODEL,
+      adapter: loaded,
+      output: newPath("merged.safetensors"),
+      engine: "cpu",
+    });
+  }
+  await assert.rejects(
+    loadAdapter(bare(createAdapter(model, { peft: "dora", r: 3 }))),
+    /does not say its alpha/,
+  );
+});
+
+Deno.test("mergedWeight + a DoRA without the lengths of the base's rows: as with them", async () => {
+  using model = await loadModel(MODEL, { engine: "cpu" });
+  const number = randomNumbers(3), fresh = createAdapter(model, { peft: "dora", r: 3, alpha: 6 });
+  const whole = fresh.withTensors(
+    new Map([...fresh.tensors].map(([name, { shape, data }]) => [
+      name,
+      { shape, data: name.endsWith("weight_norm") ? data : data.map((x) => x + 0.1 * number()) },
+    ])),
+  );
+  const part = whole.withTensors(
+    new Map([...whole.tensors].filter(([name]) => !name.endsWith("weight_norm"))),
+  );
+  for (const site of linearSites(model.config)) {
+    const weight = model.file.readFloat32(`${site.name}.weight`);
+    assert.deepEqual(mergedWeight(part, site, weight), mergedWeight(whole, site, weight));
+    assert.throws(
+      () => unmergedWeight(part, site, weight),
+      /lacks "weight_norm", which only the base weight tells/,
+    );
+  }
+  await mergeAdapter({ base: MODEL, adapter: part, output: newPath("merged.safetensors"), engine: "cpu" });
+});
+
+// What PEFT computes for weights and inputs 1, 2, 3, …
+const PEFT_VALUES: [string, Record<string, unknown>, number, number, number[], number[][]][] = [
+  ["bone", { r: 2 }, 4, 2, [.1, .2, .3, .4], [[.1, .3, .1, .3], [.2, .4, .2, .4]]],
+  ["bone", { r: 2 }, 5, 2, [.1, .2, .3, .4], [[.1, .3, .1, .3, .1], [.2, .4, .2, .4, .2]]],
+  ["bat", { r: 2, axis: "out" }, 4, 2, [.1, .2, .3, .4], [[.8, 1.2, 1.6, 2.4], [2.6, 3.8, 3.4, 5.0]]],
+  ["bat", { r: 2, axis: "out" }, 4, 4, [.1, .2, .3, .4, .5, .6, .7, .8], [
+    ...[[.8, 1.2, 1.6, 2.4], [2.6, 3.8, 3.4, 5.0], [12, 14, 14.4, 16.8], [17, 19.8, 19.4, 22.6]],
+  ]],
+  ["bone", { r: 2, mini_r: 2 }, 4, 4, [.1, .2, .3, .4], [
+    ...[[.1, .3, .1, .3], [.2, .4, .2, .4], [.1, .3, .1, .3], [.2, .4, .2, .4]],
+  ]],
+];
+for (const [name, settings, width, out, values, wanted] of PEFT_VALUES) {
+  Deno.test(`merge + ${name} ${JSON.stringify(settings)} on ${out}×${width}: the numbers of Hugging Face PEFT`, () => {
+    const method = adapterMethod(name), site = { name: "x", layer: 0, in: width, out };
+    const weight = Float32Array.from({ length: out * width }, (_, i) => i + 1);
+    const merged = method.merge({
+      ...{ site, settings: method.configure(settings), weight },
+      parameters: { bone: Float32Array.from(values) },
+    });
+    merged.forEach((w, i) =>
+      assert.ok(Math.abs(w - weight[i]! - wanted.flat()[i]!) < 1e-5, `${i}: ${w - weight[i]!}`)
+    );
+  });
+}
 
 Deno.test("withoutPeftNames + PEFT's words for each method: options that say the same", () => {
   const said = (peft: string, peftConfig: Record<string, unknown>, others: TrainOptions = {}) => {

@@ -19,13 +19,13 @@ export function axisOf(
   const told = toldBy(file);
   if (told && batAxis && told !== batAxis) {
     throw new RangeError(
-      `The file is a BAT by ${told}put block, as its channel mix shows, and not by ${batAxis}put block: use --bat_axis ${told}`,
+      `it is a BAT by ${told}put block, as its channel mix shows, and not by ${batAxis}put block: use --bat_axis ${told}`,
     );
   }
   const axis = batAxis ?? told;
   if (!axis) {
     throw new RangeError(
-      "The file is a BAT and does not say whether its blocks are chosen by input (RWKV-PEFT) or by output (PEFT), which are different " +
+      "it is a BAT and does not say whether its blocks are chosen by input (RWKV-PEFT) or by output (PEFT), which are different " +
         "functions: say --bat_axis in or --bat_axis out",
     );
   }

@@ -102,7 +102,7 @@ export const dora: AdapterMethod<LoraSettings> = {
     const names = Object.keys(shapes).sort().join();
     if (!/^lora_A,lora_B,lora_magnitude_vector(,weight_norm)?$/.test(names)) return undefined;
     if (loraAlpha === undefined) {
-      throw new RangeError("The file is a DoRA and does not say its alpha: give it with --lora_alpha");
+      throw new RangeError("it is a DoRA and does not say its alpha: give it with --lora_alpha");
     }
     return { r: shapes.lora_A![0]!, alpha: loraAlpha, rslora: false };
   },

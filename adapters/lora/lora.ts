@@ -97,7 +97,7 @@ export const lora: AdapterMethod<LoraSettings> = {
   recognise(shapes, { loraAlpha }) {
     if (Object.keys(shapes).sort().join() !== "lora_A,lora_B") return undefined;
     if (loraAlpha === undefined) {
-      throw new RangeError("The file is a LoRA and does not say its alpha: give it with --lora_alpha");
+      throw new RangeError("it is a LoRA and does not say its alpha: give it with --lora_alpha");
     }
     return { r: shapes.lora_A![0]!, alpha: loraAlpha, rslora: false };
   },
