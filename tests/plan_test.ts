@@ -9,6 +9,7 @@ import { bytesOf, Graph, type Tensor, Variable } from "../kernels/graph.ts";
 import { map } from "../kernels/ops/map/op.ts";
 import { matmul } from "../kernels/ops/matmul/op.ts";
 import { assign } from "../kernels/ops/update/op.ts";
+import { wkv7 } from "../kernels/ops/wkv7/op.ts";
 import { compile, type Program } from "../kernels/plan.ts";
 import { smallModel, trainingGraph } from "./small_model.ts";
 
@@ -76,6 +77,24 @@ Deno.test("compile + a value that is read once more at the end: kept until then"
   for (let i = 0; i < 3; i++) t = map(graph, [t], (x) => x.tanh());
   assign(graph, x, map(graph, [first, t], (x, y) => x.add(y)));
   simulate(compile(graph, { fused: false }));
+});
+
+Deno.test("compile + an engine without scratch: no memory for it", () => {
+  const graph = new Graph(), out = new Variable("out", [5, 8]);
+  const [r, w, k, v, a, b] = [..."rwkvab"].map((name) => graph.use(new Variable(name, [5, 8]))) as [
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+  ];
+  assign(graph, out, wkv7(graph, { r, w, k, v, a, b }, { T: 5, N: 4 }).y);
+  const [withIt, without] = [true, false].map((scratch) => compile(graph, { scratch })) as [Program, Program];
+  const { op, outputs } = without.nodes[0]!;
+  outputs.forEach((t, i) => assert.equal(without.placement.has(t), !op.scratch!.includes(i), `output ${i}`));
+  assert.equal(withIt.placement.size, without.placement.size + op.scratch!.length);
+  assert.ok(without.workspaceBytes < withIt.workspaceBytes);
 });
 
 Deno.test("compile + nodes that lead to no variable: left out with their variables", () => {
