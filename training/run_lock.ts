@@ -76,10 +76,14 @@ function isLink(path: string): boolean {
   }
 }
 
-/** The first bytes of a lock file, enough for what {@link RunLock.take} writes. */
+/** The first bytes of a lock file, enough for what {@link RunLock.take} writes; none where a lock keeps readers out. */
 function readStart(file: Deno.FsFile): Uint8Array {
   const bytes = new Uint8Array(80);
-  return bytes.subarray(0, file.readSync(bytes) ?? 0);
+  try {
+    return bytes.subarray(0, file.readSync(bytes) ?? 0);
+  } catch {
+    return new Uint8Array();
+  }
 }
 
 /** Whether an open file is the one that a path names now; always on Windows, which has no inode numbers. */
