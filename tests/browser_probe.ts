@@ -107,6 +107,12 @@ const journeys: Record<string, () => Promise<void>> = {
     await page.goto(`${url}/runs/done`);
     await page.locator("#samples .passage").nth(1).waitFor();
     match(await text(page, "#best"), /best \d\.\d+ at step \d+/);
+    await page.getByRole("link", { name: "Talk to it" }).click();
+    await page.locator("#commands .command").first().waitFor();
+    strictEqual(await page.locator("#right").inputValue(), "done");
+    strictEqual(await page.locator("#problem:visible").count(), 0);
+    await page.goto(`${url}/playground?model=elsewhere`);
+    await page.getByText("“elsewhere” is not among these models").waitFor();
     await page.context().close();
   },
 

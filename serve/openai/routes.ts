@@ -58,13 +58,20 @@ async function complete(c: Context, kind: Wanted["kind"], options: ApiOptions): 
   const wanted = readRequest(kind, await readJson(request), limits);
   library.find(wanted.model);
   // Every place that a client who goes away, or takes too long, would hold is given back through this.
-  const gone = new AbortController();
-  const signal = AbortSignal.any([request.signal, gone.signal, AbortSignal.timeout(timeoutSeconds * 1000)]);
+  const ending = new AbortController();
+  const signal = AbortSignal.any([request.signal, ending.signal]);
   const client = `${clientOf(request)} ${wanted.user}`;
-  const begin = (listener: AnswerListener) =>
-    answer(wanted, client, { scheduler, tokenizer }, listener, signal);
+  const begin = async (listener: AnswerListener) => {
+    const late = () => ending.abort(new DOMException("It took too long", "TimeoutError"));
+    const timer = setTimeout(late, timeoutSeconds * 1000);
+    try {
+      return await answer(wanted, client, { scheduler, tokenizer }, listener, signal);
+    } finally {
+      clearTimeout(timer);
+    }
+  };
   const frame = new Frame(wanted);
-  if (wanted.stream) return await streamed(begin, frame, gone, options);
+  if (wanted.stream) return await streamed(begin, frame, () => ending.abort(clientHasGone()), options);
   const texts: string[] = Array.from({ length: wanted.prompts.length * wanted.n }, () => "");
   const reasons: string[] = [];
   const usage = await begin({
@@ -130,17 +137,20 @@ class Frame {
 async function streamed(
   begin: (listener: AnswerListener) => Promise<Usage>,
   frame: Frame,
-  gone: AbortController,
+  leave: () => void,
   { onError }: ApiOptions,
 ): Promise<Response> {
   const encoder = new TextEncoder();
-  let controller: ReadableStreamDefaultController<Uint8Array> | undefined;
+  let controller: ReadableStreamDefaultController<Uint8Array> | undefined, left = false;
   const body = new ReadableStream<Uint8Array>({
     start: (c) => void (controller = c),
-    cancel: (reason) => gone.abort(reason ?? new DOMException("The client has gone", "AbortError")),
+    cancel() {
+      left = true;
+      leave();
+    },
   });
   const send = (data: string) => {
-    if (!gone.signal.aborted) controller!.enqueue(encoder.encode(`data: ${data}\n\n`));
+    if (!left) controller!.enqueue(encoder.encode(`data: ${data}\n\n`));
   };
   const begun = Promise.withResolvers<void>();
   let started = false;
@@ -158,13 +168,18 @@ async function streamed(
   }).catch((error) => {
     if (!started) return begun.reject(error);
     const told = asApiError(error);
-    if (told.status === 500 && !gone.signal.aborted) onError(error);
+    if (told.status === 500) onError(error);
     send(JSON.stringify(errorBody(told)));
   }).finally(() => {
-    if (!gone.signal.aborted && started) controller!.close();
+    if (!left && started) controller!.close();
   });
   await begun.promise;
   return new Response(body, { headers: { "content-type": "text/event-stream; charset=utf-8" } });
+}
+
+/** Why an answer ends that nobody reads any more. */
+function clientHasGone(): DOMException {
+  return new DOMException("The client has gone", "AbortError");
 }
 
 /** What is said of a path under /v1 that is none. */

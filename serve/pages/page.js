@@ -21,7 +21,7 @@ export function make(tag, attributes = {}, ...children) {
 export function tell(id, sentence) {
   const place = byId(id);
   place.hidden = !sentence;
-  if (place.textContent !== (sentence ?? "")) place.textContent = sentence ?? "";
+  if (place.textContent !== (sentence || "")) place.textContent = sentence || "";
 }
 
 /** 1234.5 as 1,235. */

@@ -190,7 +190,11 @@ async function start() {
     fill(byId("left"), models[0]?.name);
     fill(byId("right"), models.find(({ name }) => name === asked)?.name ?? models.at(-1)?.name);
     byId("right-answer").hidden = byId("left").value === byId("right").value;
-    if (models.length === 1) tell("problem", undefined);
+    tell(
+      "problem",
+      asked && !models.some(({ name }) => name === asked) &&
+        `“${asked}” is not among these models, as it was made for another base: start the server with that base as --load_model to talk to it.`,
+    );
     SIDES.forEach(showEmpty);
     showCommands();
   } catch (error) {

@@ -136,6 +136,17 @@ function showDetails(run) {
   const labelled = (label, line) => make("div", {}, make("p", { class: "label" }, label), command(line));
   byId("commands").replaceChildren(
     labelled("Go on with it", resume),
+    run.result?.startsWith("adapter")
+      ? make(
+        "p",
+        {},
+        make(
+          "a",
+          { href: `/playground?model=${encodeURIComponent(run.id)}` },
+          "Talk to it in the playground",
+        ),
+      )
+      : "",
     merge
       ? labelled("Fold the adapter into its base", merge)
       : make("p", { class: "label" }, "The command that merges it appears when there is an adapter."),
