@@ -158,16 +158,26 @@ Deno.test({
 });
 
 Deno.test({
-  name: "train + metrics.jsonl that has another name outside: that file is left as it is",
+  name: "train + files of the run that have another name outside: those are left as they are",
   ignore: Deno.build.os === "windows",
   async fn() {
-    const { projDir } = await run({ maxSteps: 1 });
-    const metrics = join(projDir, "metrics.jsonl"), other = newPath("other");
-    Deno.linkSync(metrics, other);
-    const before = Deno.readTextFileSync(other);
+    const { projDir, output } = await run({ maxSteps: 1 });
+    const names = [
+      join(projDir, "metrics.jsonl"),
+      join(projDir, "config.json"),
+      output,
+      join(projDir, LOCK_FILE),
+    ];
+    Deno.writeTextFileSync(names.at(-1)!, "somebody's");
+    const others = names.map((name) => {
+      const other = newPath("other");
+      Deno.linkSync(name, other);
+      return other;
+    });
+    const before = others.map((path) => Deno.readFileSync(path));
     await train({ resume: projDir, maxSteps: 2 });
-    assert.equal(Deno.readTextFileSync(other), before);
-    assert.notEqual(Deno.readTextFileSync(metrics), before);
+    assert.deepEqual(others.map((path) => Deno.readFileSync(path)), before);
+    assert.notDeepEqual(Deno.readFileSync(names[0]!), before[0]);
   },
 });
 

@@ -30,7 +30,7 @@ export class RunLock implements Disposable {
   static take(folder: string): RunLock {
     const path = join(folder, LOCK_FILE);
     for (;;) {
-      // A link here could lead to a file of somebody else's.
+      // A link of either kind could lead to a file of somebody else's.
       if (isLink(path)) Deno.removeSync(path);
       const file = Deno.openSync(path, { read: true, write: true, create: true });
       if (!file.tryLockSync(true)) {
@@ -69,7 +69,8 @@ export class RunLock implements Disposable {
 
 function isLink(path: string): boolean {
   try {
-    return Deno.lstatSync(path).isSymlink;
+    const { isSymlink, nlink } = Deno.lstatSync(path);
+    return isSymlink || (nlink ?? 1) > 1;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return false;
     throw error;
