@@ -1,11 +1,12 @@
 /**
  * A model larger than WebAssembly's 4 GiB on the processor: training steps of RWKV-7 1.5B with random weights in bf16, all but
- * the first GiB of which lie outside.
+ * the first GiB of which lie outside. Processor time, of all threads together, is what a busy machine does not change much.
  *
  *     deno task bench:large [--length 64] [--steps 3]
  *
  * @module
  */
+import process from "node:process";
 import { parseArgs } from "node:util";
 import { CpuEngine } from "../kernels/engines/cpu/engine.ts";
 import { batchOf, RANK, subjects } from "./subject.ts";
@@ -28,20 +29,25 @@ console.log(`${engine.description}; RWKV-7 1.5B in bf16, bone r ${RANK}, 1×${T}
 try {
   for (const { programs, weights, planned } of subjects([row], engine)) {
     using loaded = await programs.load();
-    const batch = batchOf(row), times: number[] = [];
+    const batch = batchOf(row), times: number[] = [], processor: number[] = [];
     let resident = 0, loss = NaN;
     for (let step = -1; step < steps; step++) {
-      const started = performance.now();
+      const started = performance.now(), before = process.cpuUsage();
       loaded.accumulate(batch, T, step + 1);
       ({ loss } = await loaded.update(settings));
-      if (step >= 0) times.push(performance.now() - started);
+      const { user, system } = process.cpuUsage(before);
+      if (step >= 0) {
+        times.push(performance.now() - started);
+        processor.push((user + system) / 1e6);
+      }
       resident = Math.max(resident, Deno.memoryUsage().rss);
     }
-    const ms = times.sort((a, b) => a - b)[times.length >> 1]!;
+    const median = (all: number[]) => all.sort((a, b) => a - b)[all.length >> 1]!;
+    const ms = median(times);
     console.log(
-      `${ms.toFixed(0)} ms a step (median of ${steps}), ${(T / ms * 1000).toFixed(1)} tokens/s, loss ${
-        loss.toFixed(3)
-      }\n` +
+      `${ms.toFixed(0)} ms a step (median of ${steps}; ${
+        median(processor).toFixed(1)
+      } s of processor time), ${(T / ms * 1000).toFixed(1)} tokens/s, loss ${loss.toFixed(3)}\n` +
         `weights ${gigabytes(weights)}, planned beyond them ${gigabytes(planned)}, resident ${
           gigabytes(resident)
         }`,
