@@ -20,6 +20,9 @@ export interface KeptState {
 /** Shortest beginning that is worth a state of its own. */
 const SHORTEST = 32;
 
+/** States at most, however small they are: every prompt is compared with all of them. */
+const MOST_STATES = 2000;
+
 /** Keeps the states that were used last. */
 export class StateCache {
   /** By model and tokens, the least recently used first. */
@@ -46,7 +49,7 @@ export class StateCache {
     this.#entries.set(key, kept);
     this.#bytes += bytesOf(kept);
     for (const [oldest, other] of this.#entries) {
-      if (this.#bytes <= this.limitBytes) break;
+      if (this.#bytes <= this.limitBytes && this.#entries.size <= MOST_STATES) break;
       this.#entries.delete(oldest);
       this.#bytes -= bytesOf(other);
     }
