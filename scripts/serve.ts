@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { existsSync } from "node:fs";
 import { checkFits } from "../adapters/adapter.ts";
 import { type AdapterHints, loadAdapter } from "../mod.ts";
 import { createHandler } from "../serve/app.ts";
@@ -87,6 +88,9 @@ export async function main(args: readonly string[], work: Work): Promise<number>
     ...(loraAlpha === undefined ? {} : { loraAlpha }),
     ...(batAxis === undefined ? {} : { batAxis }),
   };
+  if (existsSync(rest.runs) && !Deno.statSync(rest.runs).isDirectory) {
+    throw new OptionError(`--runs ${rest.runs} is a file: name the folder that the run folders lie in`);
+  }
   const runs = new RunList(rest.runs);
   const base = rest.loadModel ?? latestBase(runs) ?? EXAMPLE.model;
   const library = await Library.open({
@@ -123,7 +127,9 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   console.log(`Wishbone is at http://${shownHost}:${server.addr.port}/`);
   console.error(`Runs in ${rest.runs}; models: ${library.list().map(({ name }) => name).join(", ")}`);
   if (!isLoopback(host) && !allowHost.length) {
-    console.error("Others reach it under its address; for any other name start it with --allow_host NAME");
+    console.error(
+      "Others are answered only under names that --allow_host gives, such as this machine's address: --allow_host 192.168.1.5",
+    );
   }
   await server.finished;
   return 0;

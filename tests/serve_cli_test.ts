@@ -96,6 +96,7 @@ Deno.test("serve + what cannot be: one sentence and code 2", async () => {
     [["--port", String((taken.addr as Deno.NetAddr).port)], /Port \d+ is in use: .*--port/],
     [["--port", "99999"], /--port must be from 0 to 65535: it is 99999/],
     [["--host", "10.1.2.3", "--api_key", "k"], /use one of these instead of --host 10\.1\.2\.3/],
+    [["--runs", CONFIG], /deno\.json is a file/],
     [["--slots", "0"], /--slots must be from 1/],
     [["--load_model", "nothing.pth"], /nothing\.pth/],
     [["--adapter", "nothing.pth"], /nothing\.pth/],

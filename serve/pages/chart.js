@@ -15,7 +15,7 @@ const colour = (name) =>
 /** The values that no line leads to or from, which would not be seen without a dot. */
 function alone(plot, series) {
   const values = plot.data[series], isNone = (i) => values[i] === null || values[i] === undefined;
-  return values.keys().filter((i) => !isNone(i) && isNone(i - 1) && isNone(i + 1)).toArray();
+  return [...values.keys()].filter((i) => !isNone(i) && isNone(i - 1) && isNone(i + 1));
 }
 
 /** A chart in a place of the page. */

@@ -51,7 +51,9 @@ export class MetricsReader {
     try {
       file = Deno.openSync(this.path);
     } catch (error) {
-      if (error instanceof Deno.errors.NotFound) return undefined;
+      if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.PermissionDenied) {
+        return undefined;
+      }
       throw error;
     }
     try {

@@ -35,13 +35,16 @@ export function runRoutes(list: RunList, summaries: Summaries): Hono {
   });
   routes.get("/:id/events", (c) => {
     const run = runOf(c);
+    const headers = { "content-type": "text/event-stream; charset=utf-8" };
+    // Of a HEAD nobody would read the body, or end it.
+    if (c.req.raw.method === "HEAD") return new Response(null, { headers });
     if (streams >= MOST_STREAMS) {
       throw new ApiError(503, "Too many pages are open: close some", null, "too_many_streams");
     }
     streams++;
     const place = c.req.header("last-event-id") ?? "";
     const body = follow(run, place, list, summaries, () => void streams--);
-    return new Response(body, { headers: { "content-type": "text/event-stream; charset=utf-8" } });
+    return new Response(body, { headers });
   });
   return routes;
 }

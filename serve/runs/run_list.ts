@@ -41,7 +41,7 @@ export class RunList {
     const root = this.#realRoot();
     if (root === undefined) return [];
     const folders: RunFolder[] = [];
-    for (const { name } of Deno.readDirSync(root)) {
+    for (const name of namesIn(root)) {
       if (name.startsWith(".")) continue;
       const path = inside(root, join(root, name));
       if (path === undefined || !openFile(root, join(path, "config.json"))) continue;
@@ -89,6 +89,16 @@ export class RunList {
 
 /** Bytes at the end of a file that are looked at for its last lines. */
 const TAIL_BYTES = 128 * 1024;
+
+/** What lies in a folder; nothing where it is none. */
+function namesIn(folder: string): string[] {
+  try {
+    return [...Deno.readDirSync(folder)].map(({ name }) => name);
+  } catch (error) {
+    if (isMissing(error)) return [];
+    throw error;
+  }
+}
 
 /** The true path, if it lies in the root. */
 function inside(root: string, path: string): string | undefined {
