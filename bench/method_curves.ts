@@ -64,14 +64,6 @@ console.log(
 );
 console.log(`method    ${rates.map((rate) => `lr ${rate}`.padStart(11)).join("")}`);
 const runs = new Map<string, Run[]>();
-for (const method of methods) {
-  const found: Run[] = [];
-  for (const rate of rates) found.push(await run(method, rate));
-  runs.set(method, found);
-  console.log(`${method.padEnd(10)}${found.map(({ heldOut }) => heldOut.toFixed(4).padStart(11)).join("")}`);
-}
-await Deno.remove(folder, { recursive: true });
-
 const common = Math.max(0, rates.indexOf(COMMON));
 const write = (name: string, title: string, lines: Line[], x = "step", log = false) => {
   const losses = lines.flatMap(({ points }) => points.map(([, y]) => y)).sort((a, b) => a - b);
@@ -80,31 +72,44 @@ const write = (name: string, title: string, lines: Line[], x = "step", log = fal
   const axes = { x: { label: x, log }, y: { label: "loss, nats a byte", range } };
   Deno.writeTextFileSync(`bench/results/${name}.svg`, plotSvg({ title, ...axes, lines }));
 };
-Deno.mkdirSync("bench/results", { recursive: true });
-const curves = methods.map((name) => ({ name, smooth: true, points: runs.get(name)![common]!.points }));
-write("method_curves", `Training loss, smoothed, every method at lr ${rates[common]}`, curves);
-const sweep = rates.map((rate, i) => ({
-  name: `lora, lr ${rate}`,
-  smooth: true,
-  points: runs.get("lora")?.[i]?.points ?? [],
-}));
-if (runs.has("lora") && runs.has("bone")) {
-  const bone = {
-    name: `bone, lr ${rates[common]}`,
+/** Plots what is known so far, so that a bench that is ended leaves something. */
+function plotAll(): void {
+  const known = [...runs.keys()];
+  const curves = known.map((name) => ({ name, smooth: true, points: runs.get(name)![common]!.points }));
+  write("method_curves", `Training loss, smoothed, every method at lr ${rates[common]}`, curves);
+  const sweep = rates.map((rate, i) => ({
+    name: `lora, lr ${rate}`,
     smooth: true,
-    dashed: true,
-    points: runs.get("bone")![common]!.points,
-  };
-  write("method_rates", "Training loss, smoothed: LoRA over learning rates, beside Bone", [...sweep, bone]);
+    points: runs.get("lora")?.[i]?.points ?? [],
+  }));
+  if (runs.has("lora") && runs.has("bone")) {
+    const bone = {
+      name: `bone, lr ${rates[common]}`,
+      smooth: true,
+      dashed: true,
+      points: runs.get("bone")![common]!.points,
+    };
+    write("method_rates", "Training loss, smoothed: LoRA over learning rates, beside Bone", [...sweep, bone]);
+  }
+  if (rates.length > 1) {
+    const over = known.map((name) => ({
+      name,
+      points: runs.get(name)!.flatMap(({ heldOut }, i): [number, number][] =>
+        Number.isFinite(heldOut) ? [[rates[i]!, heldOut]] : []
+      ),
+    })).filter(({ points }) => points.length);
+    write("method_best", "Held-out loss over learning rates", over, "learning rate", true);
+  }
 }
-if (rates.length > 1) {
-  const over = methods.map((name) => ({
-    name,
-    points: runs.get(name)!.flatMap(({ heldOut }, i): [number, number][] =>
-      Number.isFinite(heldOut) ? [[rates[i]!, heldOut]] : []
-    ),
-  })).filter(({ points }) => points.length);
-  write("method_best", "Held-out loss over learning rates", over, "learning rate", true);
+
+Deno.mkdirSync("bench/results", { recursive: true });
+for (const method of methods) {
+  const found: Run[] = [];
+  for (const rate of rates) found.push(await run(method, rate));
+  runs.set(method, found);
+  plotAll();
+  console.log(`${method.padEnd(10)}${found.map(({ heldOut }) => heldOut.toFixed(4).padStart(11)).join("")}`);
 }
+await Deno.remove(folder, { recursive: true });
 // Dawn keeps the process.
 Deno.exit(0);

@@ -75,8 +75,8 @@ export function rowsNamed(names: string | undefined): Row[] {
 }
 
 /** Writes a model of random bf16 numbers, small enough that nothing overflows. */
-export function writeRandomModel(path: string, layers: number, channels: number): void {
-  const config = freshConfig({ layers, channels, headSize: 64, vocabulary: 65536 });
+export function writeRandomModel(path: string, layers: number, channels: number, vocabulary = 65536): void {
+  const config = freshConfig({ layers, channels, headSize: 64, vocabulary });
   const draw = random(1, "weights");
   // One stretch of noise serves all tensors: drawing each anew would take longer than the bench.
   const noise = fromFloat32(Float32Array.from({ length: 1 << 18 }, () => 0.02 * draw.normal()), "BF16");
