@@ -35,13 +35,15 @@ console.log(
   `${reason}\nbone r ${RANK}, random weights in bf16; × is against RWKV-PEFT's CUDA path on one H200\n`,
 );
 console.log(
-  "model  batch×T  recompute  tokens/s      ×   ms/step  spread  encoding   GB beyond weights, planned / held     ×",
+  "model  batch×T  recompute  tokens/s      ×   ms/step  spread  encoding GB beyond weights, held      ×  until ready",
 );
 try {
   for (const { row, programs, weights, planned } of subjects(rowsNamed(values.rows), engine)) {
     const { name, B, T, recompute, opponent } = row;
     const before = engine.allocatedBytes - weights;
+    const opened = performance.now();
     using loaded = await programs.load();
+    const ready = (performance.now() - opened) / 1000;
     const held = engine.allocatedBytes - before - weights + (planned - programs.bytes);
     const batch = batchOf(row), times: number[] = [];
     let loss = NaN, encoding = 0;
@@ -71,7 +73,8 @@ try {
       `±${((times.at(-1)! - times[0]!) / 2 / ms * 100).toFixed(0)} %`.padStart(7),
       `${encoding.toFixed(1)} ms`.padStart(9),
       `${gigabytes(planned)} / ${gigabytes(held)}`.padStart(24),
-      (held / (opponent.gigabytes * 1e9 - weights)).toFixed(2).padStart(17),
+      (held / (opponent.gigabytes * 1e9 - weights)).toFixed(2).padStart(6),
+      `${ready.toFixed(1)} s`.padStart(12),
       Number.isFinite(loss) ? "" : `  loss ${loss}`,
     ].join(" "));
   }

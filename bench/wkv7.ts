@@ -3,9 +3,9 @@
  * are compared with the cpu engine's.
  *
  *     deno task bench:wkv7 [--engine webgpu|cpu] [--sizes 1x1024,1x8192,8x1024] [--heads 12] [--head-size 64] [--layers 12]
- *         [--layouts 8/1/8/8/4,8/1/8/8/1] [--chunks 4/8,4/16]
+ *         [--layouts 8/1/16/16,8/1/8/8] [--chunks 4/16,8/8]
  *
- * A layout is rows / rows a thread / key threads / block / batch (`ScanLayout`); without any, two are measured. One for the gradient of chunks is rows / span
+ * A layout is rows / rows a thread / key threads / block (`ScanLayout`); without any, two are measured. One for the gradient of chunks is rows / span
  * (`ChunkLayout`). Each time is of `--layers` calls in a row, as in a step of a model, submitted together.
  *
  * @module
@@ -181,10 +181,15 @@ async function time(
 const { engine, reason } = await chooseEngine(values.engine as EngineChoice);
 console.log(`${reason}\nH ${H}, N ${N}; milliseconds of ${layers} layers\n`);
 const parse = (text: string): ScanLayout => {
-  const [rows, rowsAThread, keyThreads, block, batch] = text.split("/").map(Number);
-  return { rows: rows!, rowsAThread: rowsAThread!, keyThreads: keyThreads!, block: block!, batch: batch! };
+  const [rows, rowsAThread, keyThreads, block] = text.split("/").map(Number) as [
+    number,
+    number,
+    number,
+    number,
+  ];
+  return { rows, rowsAThread, keyThreads, block };
 };
-const limits = { workgroupBytes: 32768, bindingBytes: 2 ** 27, workgroups: 65535 };
+const limits = { workgroupBytes: 16384, bindingBytes: 2 ** 27, workgroups: 65535 };
 const layouts = engine.name === "cpu"
   ? []
   : values.layouts

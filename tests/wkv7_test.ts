@@ -65,10 +65,10 @@ function dividing(engine: Engine, scan?: ScanLayout, chunk?: ChunkLayout): Engin
 }
 
 const SCANS: ScanLayout[] = [
-  { rows: 8, rowsAThread: 1, keyThreads: 8, block: 16, batch: 1 },
-  { rows: 16, rowsAThread: 2, keyThreads: 8, block: 8, batch: 2 },
-  { rows: 16, rowsAThread: 1, keyThreads: 8, block: 2, batch: 3 },
-  { rows: 32, rowsAThread: 2, keyThreads: 1, block: 4, batch: 2 },
+  { rows: 8, rowsAThread: 1, keyThreads: 8, block: 16 },
+  { rows: 16, rowsAThread: 2, keyThreads: 8, block: 8 },
+  { rows: 4, rowsAThread: 2, keyThreads: 2, block: 2 },
+  { rows: 8, rowsAThread: 2, keyThreads: 1, block: 4 },
 ];
 const CHUNKS: ChunkLayout[] = [{ rows: 8, span: 16 }, { rows: 1, span: 8 }];
 

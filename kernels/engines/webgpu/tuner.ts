@@ -3,8 +3,8 @@
  *
  * A candidate is run on memory of its own, with the device busy, timed by the device itself, and only taken if its result agrees
  * with that of the most trusted one; one that the device refuses is passed over. What was found is remembered on disk, by
- * device and shape, through the Cache API, which asks for no permission. All of it has a limit in time, after which what is left
- * keeps its default, for good: the same shape must get the same shader in every run, or runs could not be repeated bit for bit.
+ * device and shape, through the Cache API, which asks for no permission. All of it has a limit in time; what is left has its default
+ * until the next run. Only candidates that add up in the same order belong here, so that a run can be repeated bit for bit.
  *
  * @module
  */
@@ -79,13 +79,10 @@ export class Tuner {
     const deadline = performance.now() + LIMIT;
     using scratch = new Scratch(this.#device);
     for (const [key, { node }] of [...open].sort(([, a], [, b]) => b.weight - a.weight)) {
-      const candidates = node.op.alternatives!(node, this.#device.limits).filter((other) =>
-        other.worthTrying
-      );
-      choices.set(
-        key,
-        performance.now() < deadline ? await this.#fastest(node, candidates, scratch) : DEFAULT,
-      );
+      if (performance.now() > deadline) break;
+      const [trusted, ...others] = node.op.alternatives!(node, this.#device.limits);
+      const candidates = [trusted!, ...others.filter(({ worthTrying }) => worthTrying)];
+      choices.set(key, await this.#fastest(node, candidates, scratch));
     }
     await remember(this.#device.description, choices);
   }
@@ -97,7 +94,7 @@ export class Tuner {
       candidates.map(({ passes }) => this.#bind(node, passes(), buffers)),
     );
     let trusted: Float32Array | undefined, best = { name: DEFAULT, ms: Infinity }, runs = 3;
-    for (const [i, { name }] of candidates.entries()) {
+    for (const [i, { name, worthTrying }] of candidates.entries()) {
       const found = made[i]!;
       // The device refuses this one: another will do.
       if (found.status === "rejected") continue;
@@ -109,7 +106,7 @@ export class Tuner {
         const [first] = await timedPasses(this.#device, [series(runs)]);
         const result = await scratch.sample(buffers[node.inputs.length]!);
         trusted ??= result;
-        if (!(difference(result, trusted) < AGREEMENT)) continue;
+        if (!worthTrying || !(difference(result, trusted) < AGREEMENT)) continue;
         runs = Math.max(3, Math.min(MOST_RUNS, Math.ceil(SERIES * runs / first!)));
         const times = await timedPasses(this.#device, [series(runs), series(runs)]);
         const ms = Math.min(...times) / runs;

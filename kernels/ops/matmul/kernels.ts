@@ -38,10 +38,7 @@ const MANY_TILES = 128;
 const BLOCKINGS: readonly Blocking[] = [
   { M: 256, N: 128, K: 32, blockM: 64, blockN: 64 },
   { M: 128, N: 128, K: 64, blockM: 64, blockN: 32 },
-  { M: 128, N: 128, K: 32, blockM: 64, blockN: 32 },
-  { M: 128, N: 64, K: 64, blockM: 32, blockN: 32 },
-  { M: 64, N: 128, K: 64, blockM: 32, blockN: 32 },
-  { M: 64, N: 64, K: 64, blockM: 32, blockN: 32 },
+  { M: 128, N: 128, K: 32, blockM: 64, blockN: 64 },
   { M: 64, N: 64, K: 64, blockM: 32, blockN: 16 },
   { M: 32, N: 64, K: 64, blockM: 16, blockN: 32 },
 ];
@@ -89,11 +86,18 @@ function isWhole({ M, N, widthOut, starts }: Product, { side }: MatrixUnits): bo
   return M % side === 0 && N % side === 0 && widthOut % 4 === 0 && starts.out % 4 === 0;
 }
 
-/** Whether the kernel's tile fits the product at all: neither mostly outside of it nor so large that few workgroups are left. */
-export function worthTrying(kernel: Kernel, M: number, N: number): boolean {
-  const { m, n } = tileOf(kernel);
-  if ("tile" in kernel && kernel.tile === SMALL.tile) return true;
-  return m <= 2 * M && n <= 2 * N && !(Math.ceil(M / m) * Math.ceil(N / n) < 16 && m * n > 64 * 64);
+/**
+ * Whether a kernel may be the fastest: on matrix units only those that use them, so that a choice changes no more than speed, and
+ * of them those whose tiles are neither mostly outside of the product nor so large that few workgroups are left.
+ */
+export function worthTrying(
+  kernel: Kernel,
+  product: { M: number; N: number },
+  { matrixUnits }: DeviceLimits,
+): boolean {
+  if ("tile" in kernel) return !matrixUnits;
+  const { M, N } = product, { m, n } = tileOf(kernel);
+  return m <= 2 * M && n <= 2 * N && !(Math.ceil(M / m) * Math.ceil(N / n) < 32 && m * n > 64 * 64);
 }
 
 /** The kernel for a product of which nothing has been measured. */

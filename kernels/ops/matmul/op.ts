@@ -146,7 +146,7 @@ export const matmulOp: Op<MatmulAttributes> = {
     const { M, N } = extents(node.inputs, node.attributes);
     return kernels(limits).map((kernel) => ({
       name: nameOf(kernel),
-      worthTrying: worthTrying(kernel, M, N),
+      worthTrying: worthTrying(kernel, { M, N }, limits),
       passes: () => lowered(node, limits, () => kernel),
     }));
   },

@@ -90,12 +90,12 @@ const wkv7Op: Op<Wkv7Attributes> = {
 
 /**
  * inputs: r, w, k, v, a, b, kept states, dy, sa, and the gradient of the final state where it is not zero → dV, dR dW dK dA dB one
- * below the other, gradient of the initial state, and as a GPU's scratch gradients of the states where chunks end and of sa, solved
- * blocks, and the streams as the gradients, one below the other
+ * below the other, gradient of the initial state, and as a GPU's scratch gradients of the states where chunks end and of sa, and
+ * solved blocks
  */
 const wkv7GradientOp: Op<Wkv7Attributes> = {
   name: "wkv7Gradient",
-  scratch: [3, 4, 5, 6],
+  scratch: [3, 4, 5],
   outputs(inputs, attributes) {
     const { B, H, C, chunks } = wkv7Sizes(inputs[0]!, attributes);
     const { T, N } = attributes;
@@ -106,7 +106,6 @@ const wkv7GradientOp: Op<Wkv7Attributes> = {
       { shape: [B * H, chunks * N * N], dtype: "f32" },
       { shape: [B * T, C], dtype: "f32" },
       { shape: [B * H, chunks * solvedSize(N)], dtype: "f32" },
-      { shape: [5 * B * T, C], dtype: "f32" },
     ];
   },
   units: (node) => heads(node.inputs[0]!, node.attributes),

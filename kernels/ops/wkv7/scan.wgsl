@@ -8,13 +8,12 @@
 //
 //     echo = X Wᵀ + K' drive;   X ← X · diag(P) + driveᵀ add' + echoᵀ back'
 //
-// BATCH blocks lie in workgroup memory at a time, for waiting for memory takes as long as working on two or three. What is read from
-// the state follows in output.wgsl.
+// While a block is worked on, the next is on its way into registers. What is read from the state follows in output.wgsl.
 //
-// Declared before this text: N, CHUNK, BLOCK, BATCH, BACKWARD, ROWS, ROWS_A_THREAD, KEY_THREADS; Lanes with LANES, inner(), put_ and
-// at_ functions; weighed(x, i, step), the sum of the Lanes at i, i + step, … of the record, weighed by the numbers of x; Parts with
-// PARTS, put_partial() and sum_partial(). Loops over j are written out before compiling. What stands between the marks is for a state
-// that is carried in; else it is zero.
+// Declared before this text: N, CHUNK, BLOCK, BACKWARD, ROWS, ROWS_A_THREAD, KEY_THREADS; Lanes with LANES, inner() and put_
+// functions; weighed(x, i, step), the sum of the Lanes at i, i + step, … of the record, weighed by the numbers of x; Parts with PARTS,
+// put_partial() and sum_partial(). Loops over j are written out before compiling. What stands
+// between the marks is for a state that is carried in; else it is zero.
 struct Parameters { T: u32, C: u32, blocks: u32, chunks: u32, units: u32 }
 @group(0) @binding(0) var<uniform> p: Parameters;
 @group(0) @binding(1) var<storage, read> solved: array<Lanes>;          // (B, H, blocks, (3·BLOCK + 1)·N + BLOCK·BLOCK)
@@ -38,12 +37,12 @@ const BACK = 2u * BLOCK * L;
 const DECAY = 3u * BLOCK * L;
 const K = DECAY + L;
 const RECORD = K + BLOCK * BLOCK / LANES;
-// What each thread brings of a batch.
-const LOADS = (BATCH * RECORD + THREADS - 1u) / THREADS;
-const DRIVES = (BATCH * SIGNALS + THREADS - 1u) / THREADS;
-var<workgroup> record: array<Lanes, LOADS * THREADS>;                           // (BATCH, RECORD)
-var<workgroup> drives: array<Lanes, (DRIVES * THREADS + LANES - 1u) / LANES>;   // (BATCH, ROWS, BLOCK)
-var<workgroup> echoes: array<Lanes, BATCH * ROWS * BL>;                         // (BATCH, ROWS, BLOCK)
+// What each thread brings of a block.
+const LOADS = (RECORD + THREADS - 1u) / THREADS;
+const DRIVES = (SIGNALS + THREADS - 1u) / THREADS;
+var<workgroup> record: array<Lanes, LOADS * THREADS>;
+var<workgroup> drives: array<Lanes, (DRIVES * THREADS + LANES - 1u) / LANES>;   // (ROWS, BLOCK)
+var<workgroup> echoes: array<Lanes, ROWS * BL>;                                 // (ROWS, BLOCK)
 var<workgroup> partial: array<Parts, SIGNALS * SUMS>;
 
 fn block_at(round: u32) -> u32 { return select(round, p.blocks - 1u - round, BACKWARD); }
@@ -66,64 +65,52 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   for (var j = 0u; j < HELD; j++) { X[j] = initial[head * N * L + place + j / OWN * L + j % OWN * KEY_THREADS]; }
   //initial>
 
-  let batches = (p.blocks + BATCH - 1u) / BATCH;
   var coming: array<Lanes, LOADS>;
   var driven: array<f32, DRIVES>;
-  // A round puts down the batch that the round before it asked for, asks for the next, and works.
-  for (var round = 0u; round <= batches; round++) {
+  // The last round works on nothing; the first brings the first block. A block is asked for in one round and used in the next, which
+  // keeps compilers from moving the reads to where they would be waited for.
+  for (var round = 0u; round <= p.blocks; round++) {
     for (var j = 0u; j < LOADS; j++) { record[j * THREADS + lane] = coming[j]; }
     for (var j = 0u; j < DRIVES; j++) { put_drives(j * THREADS + lane, driven[j]); }
     workgroupBarrier();
-    let next = min(round, batches - 1u) * BATCH;
-    for (var j = 0u; j < LOADS; j++) {
-      let i = min(j * THREADS + lane, BATCH * RECORD - 1u);
-      coming[j] = solved[(head * p.blocks + block_at(min(next + i / RECORD, p.blocks - 1u))) * RECORD + i % RECORD];
-    }
+    let next = block_at(min(round, p.blocks - 1u));
+    let source = (head * p.blocks + next) * RECORD;
+    for (var j = 0u; j < LOADS; j++) { coming[j] = solved[source + min(j * THREADS + lane, RECORD - 1u)]; }
     for (var j = 0u; j < DRIVES; j++) {
-      let i = min(j * THREADS + lane, BATCH * SIGNALS - 1u);
-      let t = block_at(min(next + i / SIGNALS, p.blocks - 1u)) * BLOCK + step_at(i % BLOCK);
-      driven[j] = select(0.0, drive[begin + min(t, p.T - 1u) * p.C + i / BLOCK % ROWS], t < p.T);
+      let i = min(j * THREADS + lane, SIGNALS - 1u);
+      let t = next * BLOCK + step_at(i % BLOCK);
+      driven[j] = select(0.0, drive[begin + min(t, p.T - 1u) * p.C + i / BLOCK], t < p.T);
     }
     if (round > 0u) {
-      let first = (round - 1u) * BATCH;
-      let count = min(BATCH, p.blocks - first);
-      for (var slot = 0u; slot < count; slot++) {
-        let block = block_at(first + slot);
-        let entered = select(block, block + 1u, BACKWARD) * BLOCK;
-        if (entered % CHUNK == 0u || (BACKWARD && entered >= p.T)) {
-          let chunk = (head * p.chunks + block * BLOCK / CHUNK) * N * L + place;
-          for (var j = 0u; j < HELD; j++) { kept[chunk + j / OWN * L + j % OWN * KEY_THREADS] = X[j]; }
-        }
-        let own_record = slot * RECORD;
-        let rows = slot * ROWS;
-        for (var u = 0u; u < BLOCK; u++) {
-          var product = array<Lanes, ROWS_A_THREAD>();
-          let at = own_record + u * L + key;
-          for (var j = 0u; j < HELD; j++) { product[j / OWN] += X[j] * record[at + j % OWN * KEY_THREADS]; }
-          for (var j = 0u; j < ROWS_A_THREAD; j++) { put_partial((u * ROWS + own + j) * KEY_THREADS + key, inner(product[j], Lanes(1.0))); }
-        }
-        workgroupBarrier();
-        for (var i = lane; i < SIGNALS; i += THREADS) {
-          let u = i / ROWS;
-          let row_i = rows + i % ROWS;
-          var sum = sum_partial(i * SUMS);
-          for (var s = 0u; s < BL; s++) { sum += inner(record[own_record + K + u * BL + s], drives[row_i * BL + s]); }
-          put_echoes(row_i * BLOCK + u, sum);
-        }
-        workgroupBarrier();
-        for (var j = 0u; j < HELD; j++) { X[j] *= record[own_record + DECAY + key + j % OWN * KEY_THREADS]; }
-        for (var s = 0u; s < BL; s++) {
-          let at = own_record + s * LANES * L + key;
-          for (var j = 0u; j < HELD; j++) {
-            X[j] += weighed(drives[(rows + own + j / OWN) * BL + s], ADD + at + j % OWN * KEY_THREADS, L) +
-              weighed(echoes[(rows + own + j / OWN) * BL + s], BACK + at + j % OWN * KEY_THREADS, L);
-          }
-        }
+      let block = block_at(round - 1u);
+      let entered = select(block, block + 1u, BACKWARD) * BLOCK;
+      if (entered % CHUNK == 0u || (BACKWARD && entered >= p.T)) {
+        let chunk = (head * p.chunks + block * BLOCK / CHUNK) * N * L + place;
+        for (var j = 0u; j < HELD; j++) { kept[chunk + j / OWN * L + j % OWN * KEY_THREADS] = X[j]; }
       }
-      for (var i = lane; i < count * SIGNALS; i += THREADS) {
-        let t = block_at(first + i / SIGNALS) * BLOCK + step_at(i / ROWS % BLOCK);
-        let row_i = i / SIGNALS * ROWS + i % ROWS;
-        if (t < p.T) { echo[begin + t * p.C + i % ROWS] = at_echoes(row_i * BLOCK + i / ROWS % BLOCK); }
+      for (var u = 0u; u < BLOCK; u++) {
+        var product = array<Lanes, ROWS_A_THREAD>();
+        for (var j = 0u; j < HELD; j++) { product[j / OWN] += X[j] * record[u * L + key + j % OWN * KEY_THREADS]; }
+        for (var j = 0u; j < ROWS_A_THREAD; j++) { put_partial((u * ROWS + own + j) * KEY_THREADS + key, inner(product[j], Lanes(1.0))); }
+      }
+      workgroupBarrier();
+      for (var i = lane; i < SIGNALS; i += THREADS) {
+        let u = i / ROWS;
+        let row_i = i % ROWS;
+        var sum = sum_partial(i * SUMS);
+        for (var s = 0u; s < BL; s++) { sum += inner(record[K + u * BL + s], drives[row_i * BL + s]); }
+        put_echoes(row_i * BLOCK + u, sum);
+        let t = block * BLOCK + step_at(u);
+        if (t < p.T) { echo[begin + t * p.C + row_i] = sum; }
+      }
+      workgroupBarrier();
+      for (var j = 0u; j < HELD; j++) { X[j] *= record[DECAY + key + j % OWN * KEY_THREADS]; }
+      for (var s = 0u; s < BL; s++) {
+        let at = s * LANES * L + key;
+        for (var j = 0u; j < HELD; j++) {
+          X[j] += weighed(drives[(own + j / OWN) * BL + s], ADD + at + j % OWN * KEY_THREADS, L) +
+            weighed(echoes[(own + j / OWN) * BL + s], BACK + at + j % OWN * KEY_THREADS, L);
+        }
       }
       workgroupBarrier();
     }

@@ -31,13 +31,10 @@ struct Parameters { T: u32, C: u32, M: u32, blocks: u32, units: u32 }
 @group(0) @binding(7) var<storage, read_write> columns: array<f32>;     // (5, B, T, H, N): r, w, k, a, b
 //backward>
 const L = N / LANES;
-// Rows are one longer than they need be, so that threads that read the same place of several find them in different banks.
-const PITCH = L + 1u;
-const ROW = PITCH * LANES;
-var<workgroup> decay: array<Lanes, BLOCK * PITCH>;
-var<workgroup> add: array<Lanes, BLOCK * PITCH>;
-var<workgroup> probe: array<Lanes, BLOCK * PITCH>;
-var<workgroup> back: array<Lanes, BLOCK * PITCH>;
+var<workgroup> decay: array<Lanes, BLOCK * L>;
+var<workgroup> add: array<Lanes, BLOCK * L>;
+var<workgroup> probe: array<Lanes, BLOCK * L>;
+var<workgroup> back: array<Lanes, BLOCK * L>;
 var<workgroup> B: array<f32, BLOCK * BLOCK>;
 var<workgroup> K: array<f32, BLOCK * BLOCK>;
 
@@ -58,10 +55,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let add_u = adds[at];
     let probe_u = probes[at];
     let back_u = backs[at];
-    put_decay(u * ROW + n, select(1.0, w, t < p.T));
-    put_add(u * ROW + n, runs * add_u);
-    put_probe(u * ROW + n, runs * probe_u);
-    put_back(u * ROW + n, runs * back_u);
+    put_decay(u * N + n, select(1.0, w, t < p.T));
+    put_add(u * N + n, runs * add_u);
+    put_probe(u * N + n, runs * probe_u);
+    put_back(u * N + n, runs * back_u);
     //<backward
     if (t < p.T) {
       let stride = p.M * p.C;
@@ -81,12 +78,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     var k = 0.0;
     if (s <= u) {
       for (var l = 0u; l < L; l++) {
-        var seen = probe[u * PITCH + l];
-        for (var x = s + 1u; x < u; x++) { seen *= decay[x * PITCH + l]; }
-        b += inner(seen, back[s * PITCH + l]);
+        var seen = probe[u * L + l];
+        for (var x = s + 1u; x < u; x++) { seen *= decay[x * L + l]; }
+        b += inner(seen, back[s * L + l]);
         // Backward, what a step adds passes its own decay, after the step itself has seen it.
-        if (BACKWARD && s < u) { seen *= decay[s * PITCH + l]; }
-        k += inner(seen, add[s * PITCH + l]);
+        if (BACKWARD && s < u) { seen *= decay[s * L + l]; }
+        k += inner(seen, add[s * L + l]);
       }
     }
     B[pair] = select(0.0, b, s < u);
@@ -97,19 +94,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let to = unit * ((3u * BLOCK + 1u) * N + BLOCK * BLOCK);
   var before = 1.0;
   for (var u = 0u; u < BLOCK; u++) {
-    var sum = before * at_probe(u * ROW + n);
-    for (var s = 0u; s < u; s++) { sum += B[u * BLOCK + s] * at_probe(s * ROW + n); }
-    put_probe(u * ROW + n, sum);
+    var sum = before * at_probe(u * N + n);
+    for (var s = 0u; s < u; s++) { sum += B[u * BLOCK + s] * at_probe(s * N + n); }
+    put_probe(u * N + n, sum);
     solved[to + u * N + n] = sum;
-    before *= at_decay(u * ROW + n);
+    before *= at_decay(u * N + n);
   }
   solved[to + 3u * BLOCK * N + n] = before;
   var after = 1.0;
   for (var from_end = 1u; from_end <= BLOCK; from_end++) {
     let u = BLOCK - from_end;
-    let w = at_decay(u * ROW + n);
-    solved[to + (BLOCK + u) * N + n] = at_add(u * ROW + n) * select(after, after * w, BACKWARD);
-    solved[to + (2u * BLOCK + u) * N + n] = at_back(u * ROW + n) * after;
+    let w = at_decay(u * N + n);
+    solved[to + (BLOCK + u) * N + n] = at_add(u * N + n) * select(after, after * w, BACKWARD);
+    solved[to + (2u * BLOCK + u) * N + n] = at_back(u * N + n) * after;
     after *= w;
   }
   for (var c = n; c < BLOCK; c += N) {

@@ -26,12 +26,10 @@ export interface ScanLayout {
   readonly keyThreads: number;
   /** Steps that are taken at a time; even, and it divides {@link CHUNK}. */
   readonly block: number;
-  /** Blocks that lie in workgroup memory at a time. */
-  readonly batch: number;
 }
 
-/** Most loads of a batch that a thread makes: they are written out, and each keeps a register. */
-const MOST_LOADS = 28;
+/** Most loads of a block that a thread makes: they are written out, and each keeps a register. */
+const MOST_LOADS = 24;
 
 /** The largest divisor of n that is at most `most`. */
 function divisor(n: number, most: number): number {
@@ -51,23 +49,23 @@ export function solvedSize(N: number): number {
 const scanWidth = (N: number, block: number): Width => block % 4 === 0 ? laneWidth(N) : 1;
 
 /** What the loops of a scan are bounded by. */
-function scanLoops(N: number, { rows, rowsAThread, keyThreads, block, batch }: ScanLayout) {
+function scanLoops(N: number, { rows, rowsAThread, keyThreads, block }: ScanLayout) {
   const width = scanWidth(N, block);
   const threads = rows / rowsAThread * keyThreads, each = (count: number) => Math.ceil(count / threads);
   return {
     HELD: rowsAThread * N / width / keyThreads,
     ROWS_A_THREAD: rowsAThread,
-    LOADS: each(batch * recordSize(N, block) / width),
-    DRIVES: each(batch * block * rows),
+    LOADS: each(recordSize(N, block) / width),
+    DRIVES: each(block * rows),
   };
 }
 
 /** Bytes of workgroup memory that solving blocks and scanning them need. */
 export function workgroupBytesOf(N: number, layout: ScanLayout): number {
-  const { rows, rowsAThread, keyThreads, block, batch } = layout, { LOADS, DRIVES } = scanLoops(N, layout);
+  const { rows, rowsAThread, keyThreads, block } = layout, { LOADS, DRIVES } = scanLoops(N, layout);
   const threads = rows / rowsAThread * keyThreads;
-  const scan = (LOADS * scanWidth(N, block) + DRIVES) * threads + block * rows * (batch + keyThreads);
-  return 4 * Math.max(scan, 4 * block * (N + laneWidth(N)) + 2 * block * block);
+  const scan = (LOADS * scanWidth(N, block) + DRIVES) * threads + block * rows * (1 + keyThreads);
+  return 4 * Math.max(scan, 4 * block * N + 2 * block * block);
 }
 
 /** Workgroups below which a scan leaves a large GPU idle, so that smaller ones pay. */
@@ -81,11 +79,10 @@ export function scanLayout(N: number, heads: number, { workgroupBytes }: DeviceL
     rowsAThread: many ? 2 : 1,
     keyThreads: divisor(N / laneWidth(N), 8),
   };
-  const smallest = { ...layout, block: 2, batch: 1 };
-  const choices = [8, 4].flatMap((block) => [4, 2, 1].map((batch) => ({ ...layout, block, batch })));
-  return choices.find((choice) =>
-    workgroupBytesOf(N, choice) <= workgroupBytes && scanLoops(N, choice).LOADS <= MOST_LOADS
-  ) ?? smallest;
+  const fits = (block: number) =>
+    workgroupBytesOf(N, { ...layout, block }) <= workgroupBytes &&
+    scanLoops(N, { ...layout, block }).LOADS <= MOST_LOADS;
+  return { ...layout, block: [8, 4].find(fits) ?? 2 };
 }
 
 /** WGSL of `weighed`. */
@@ -147,10 +144,10 @@ function forwardRoles({ inputs: { length: n } }: Node<Wkv7Attributes>): Directio
 }
 
 // deno-fmt-ignore
-function backwardRoles({ inputs: { length: n } }: Node<Wkv7Attributes>) {
+function backwardRoles({ inputs: { length: n } }: Node<Wkv7Attributes>): Direction & { readonly columns: number } {
   return {
     backward: true, read: 2, decay: 1, add: 0, probe: 5, back: 4, drive: 7, initial: n > 9 ? 9 : undefined,
-    result: n, dColumns: n + 1, final: n + 2, kept: n + 3, echo: n + 4, solved: n + 5, columns: n + 6,
+    result: n, columns: n + 1, final: n + 2, kept: n + 3, echo: n + 4, solved: n + 5,
   };
 }
 
@@ -170,15 +167,12 @@ function passes(
   limits: DeviceLimits,
   layout: ScanLayout,
 ): Pass[] {
-  const { T, N } = node.attributes,
-    { rows, rowsAThread, keyThreads, block, batch } = layout,
-    { backward } = to;
+  const { T, N } = node.attributes, { rows, rowsAThread, keyThreads, block } = layout, { backward } = to;
   const { B, H, C, chunks } = wkv7Sizes(node.inputs[0]!, node.attributes);
   const blocks = Math.ceil(T / block);
   const solvers = B * H * blocks, scanners = B * H * N / rows, readers = B * H * chunks;
   const shape = { N, CHUNK, BLOCK: block, BACKWARD: backward };
-  const width = laneWidth(N), share = divisor(N / width, 4);
-  const steps = divisor(CHUNK, Math.max(1, Math.floor(256 / N)));
+  const width = laneWidth(N);
   return [
     {
       wgsl: [
@@ -195,13 +189,7 @@ function passes(
     },
     {
       wgsl: [
-        constants({
-          ...shape,
-          BATCH: batch,
-          ROWS: rows,
-          ROWS_A_THREAD: rowsAThread,
-          KEY_THREADS: keyThreads,
-        }),
+        constants({ ...shape, ROWS: rows, ROWS_A_THREAD: rowsAThread, KEY_THREADS: keyThreads }),
         lanes(scanWidth(N, block), { workgroup: ["drives", "echoes"] }),
         weighed(scanWidth(N, block)),
         parts(keyThreads, ["partial"]),
@@ -219,9 +207,9 @@ function passes(
     },
     {
       wgsl: [
-        constants({ N, CHUNK, STEPS: steps, SHARE: share, BACKWARD: backward }),
+        constants({ N, CHUNK, STEPS: divisor(CHUNK, Math.max(1, Math.floor(512 / N))), BACKWARD: backward }),
         lanes(width),
-        unrolled(unrolled(outputShader, "L", N / width), "SHARE", share),
+        unrolled(outputShader, "L", N / width),
       ].join("\n"),
       uniforms: [T, C, chunks, readers],
       bindings: operands(to.read, to.decay, to.add, to.back, to.drive, to.kept, to.echo, to.result),
@@ -248,7 +236,7 @@ export function forwardPasses(
 export interface ChunkLayout {
   /** Rows that a thread works on at a time, where N allows it. */
   readonly rows: Width;
-  /** Steps of a workgroup, whose states a thread keeps in registers; divides {@link CHUNK}. */
+  /** Steps whose states a thread keeps in registers; divides {@link CHUNK}. */
   readonly span: number;
 }
 
@@ -256,10 +244,18 @@ export interface ChunkLayout {
 function chunkText(N: number, C: number, whole: boolean, { rows, span }: ChunkLayout): string {
   const width = laneWidth(N, rows);
   const constant = { N, C, CHUNK, SPAN: span, PANEL: divisor(N / width, 32 / width) * width, WHOLE: whole };
+  const text = chunkShader.replace(
+    /\/\/<span([^]*)\/\/span>/,
+    (_, body: string) =>
+      Array.from({ length: CHUNK / span }, (_, i) => {
+        const first = CHUNK - (i + 1) * span;
+        return unrolled(body, "FIRST", first).replaceAll("FIRST", `${first}u`);
+      }).join("\n"),
+  );
   return [
     constants(constant),
     lanes(width, { workgroup: ["v", "g", "sa", "dsa"], read: ["states", "d_states"] }),
-    unrolled(chunkShader, "SPAN", span),
+    unrolled(unrolled(text, "SPAN", span), "CHUNK", CHUNK),
   ].join("\n");
 }
 
@@ -268,15 +264,16 @@ export function backwardPasses(
   node: Node<Wkv7Attributes>,
   limits: DeviceLimits,
   layout: ScanLayout = usualLayout(node, limits),
-  chunkLayout: ChunkLayout = { rows: 4, span: 8 },
+  chunkLayout: ChunkLayout = { rows: 4, span: 4 },
 ): Pass[] {
   const { T, N } = node.attributes;
   const { B, H, C, chunks } = wkv7Sizes(node.inputs[0]!, node.attributes);
-  const units = B * H * chunks * CHUNK / chunkLayout.span, roles = backwardRoles(node);
+  const units = B * H * chunks;
+  const roles = backwardRoles(node);
   return [...passes(node, roles, limits, layout), {
     wgsl: chunkText(N, C, T % CHUNK === 0, chunkLayout),
     uniforms: [T, B * T, chunks, units],
-    bindings: operands(roles.columns, V, STATES, roles.kept, roles.drive, SA, roles.echo, roles.dColumns),
+    bindings: operands(roles.columns, V, STATES, roles.kept, roles.drive, SA, roles.echo),
     workgroups: grid(units, limits),
   }];
 }
