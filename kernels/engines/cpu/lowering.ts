@@ -135,7 +135,7 @@ const matmul: Lowering = (call) => {
   })];
 };
 
-/** Blocks in turn, as many at a time as there are workers; few blocks are cut into rows. */
+/** Blocks in turn, as many at a time as there are workers. */
 const blockMatmul: Lowering = (call) => {
   const { node, workers, address, scratch } = call;
   const attributes = node.attributes as BlockMatmulAttributes;
@@ -156,24 +156,17 @@ const blockMatmul: Lowering = (call) => {
   const blocks = Array.from({ length: G }, (_, g) => g);
   const work = M * N * K / 20;
   if (G * work < ALONE) return blocks.map((g) => [product(g, 0, M, 0)]);
-  if (G < workers) {
-    return blocks.map((g) =>
-      share(
-        call,
-        M,
-        { grain: 4, work: work / M },
-        (start, end, worker) => product(g, start, end, worker),
-      )
-    );
-  }
-  return Array.from(
-    { length: Math.ceil(G / workers) },
+  // Blocks that do not go round are cut into rows.
+  const whole = G - G % workers;
+  const turns = Array.from(
+    { length: whole / workers },
     (_, turn) =>
-      Array.from({ length: workers }, (_, worker) => {
-        const g = turn * workers + worker;
-        return g < G ? product(g, 0, M, worker) : undefined;
-      }),
+      Array.from({ length: workers }, (_, worker) => product(turn * workers + worker, 0, M, worker)),
   );
+  const rest = blocks.slice(whole).map((g) =>
+    share(call, M, { grain: 4, work: work / M }, (start, end, worker) => product(g, start, end, worker))
+  );
+  return [...turns, ...rest];
 };
 
 const wkv7: Lowering = (call) => {
