@@ -12,21 +12,21 @@ export interface Interrupt extends Disposable {
   readonly requested: boolean;
 }
 
-/** Begins to listen. */
-export async function listenForInterrupt(): Promise<Interrupt> {
+/**
+ * Begins to listen. It is not waited for: a worker that another worker starts takes a second to be up (Deno 2.9), and until then a
+ * Ctrl-C ends the process, which has nothing to lose yet.
+ */
+export function listenForInterrupt(): Interrupt {
   const flag = new Int32Array(new SharedArrayBuffer(4));
   const worker = new Worker(new URL("./interrupt_worker.ts", import.meta.url), {
     type: "module",
     name: "interrupt",
   });
-  await new Promise<void>((ready, failed) => {
-    worker.onmessage = () => ready();
-    worker.onerror = (event) => {
-      event.preventDefault();
-      failed(new Error(`Cannot listen for Ctrl-C: ${event.message}`));
-    };
-    worker.postMessage(flag);
-  });
+  worker.onerror = (event) => {
+    event.preventDefault();
+    console.error(`Ctrl-C ends the run at once, for it cannot be listened for: ${event.message}`);
+  };
+  worker.postMessage(flag);
   return {
     get requested() {
       return Atomics.load(flag, 0) === 1;

@@ -16,5 +16,4 @@ self.onmessage = ({ data: flag }: MessageEvent<Int32Array>) => {
     Deno.stderr.writeSync(new TextEncoder().encode(line));
   };
   Deno.addSignalListener("SIGINT", first);
-  self.postMessage("listening");
 };
