@@ -41,6 +41,7 @@ const FILES = {
   shardSize: bytes("most bytes of a file, such as 5GB: the output is a folder with an index"),
   unmerge: toggle("take the adapter out of --base_model, which it was merged into"),
   loraAlpha: real("alpha of a LoRA whose file does not hold it"),
+  loraInit: file("init_pissa.pth of a PiSSA"),
   batAxis: choice(["in", "out"], "how the blocks of a BAT are chosen, where its file does not show it"),
   force: toggle("replace an existing output, and merge even into another base than the adapter was made for"),
   engine: choice(ENGINES, "what to compute the check on"),
@@ -65,9 +66,10 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   const { base, adapter, run } = inputs(values);
   const output = values.output ?? mergedPath(run, base);
   checkOutput(output, [base, adapter], force);
-  const { loraAlpha, batAxis, dtype, shardSize, unmerge = false } = values;
+  const { loraAlpha, loraInit, batAxis, dtype, shardSize, unmerge = false } = values;
   const hints: AdapterHints = {
     ...(loraAlpha === undefined ? {} : { loraAlpha }),
+    ...(loraInit === undefined ? {} : { loraInit }),
     ...(batAxis === undefined ? {} : { batAxis }),
   };
   const loaded = await loadAdapter(adapter, hints);
