@@ -4,8 +4,7 @@
  *
  * @module
  */
-import type { StorageType } from "../../graph.ts";
-import { wgslReader } from "../../op.ts";
+import { wgslFours, wgslReader } from "../../op.ts";
 import { type Layout, PARAMETERS } from "./layout.ts";
 
 /**
@@ -22,21 +21,10 @@ export function fours(layout: Layout, whole: boolean): string {
     .join("\n");
 }
 
-const WIDE: Record<StorageType, { type: string; widen: string } | undefined> = {
-  f32: { type: "vec4<f32>", widen: "w" },
-  bf16: {
-    type: "vec2<u32>",
-    widen: "bitcast<vec4<f32>>(vec4(w.x << 16u, w.x & 0xffff0000u, w.y << 16u, w.y & 0xffff0000u))",
-  },
-  f16: { type: "vec2<u32>", widen: "vec4(unpack2x16float(w.x), unpack2x16float(w.y))" },
-  i32: undefined,
-};
-
 function aligned({ dtype, mode }: Layout): string {
-  const { type, widen } = WIDE[dtype]!;
   return `
 @group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> b: array<${type}>;
+${wgslFours("stored_b", 2, dtype)}
 @group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>;
 ${mode === "addend" ? "@group(0) @binding(4) var<storage, read> addend: array<vec4<f32>>;" : ""}
 fn a_four(m: u32, k: u32) -> vec4<f32> {
@@ -45,8 +33,7 @@ fn a_four(m: u32, k: u32) -> vec4<f32> {
 }
 fn b_four(k: u32, n: u32) -> vec4<f32> {
   if (n >= p.N || k >= p.K) { return vec4(0.0); }
-  let w = b[(k * p.b_k + n * p.b_n) / 4u];
-  return ${widen};
+  return stored_b_four((k * p.b_k + n * p.b_n) / 4u);
 }
 fn out_four(z: u32, m: u32, n: u32, value: vec4<f32>) {
   if (m >= p.M || n >= p.N) { return; }
