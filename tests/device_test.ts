@@ -11,6 +11,8 @@ import { WebGpuEngine } from "../kernels/engines/webgpu/engine.ts";
 import { listCheckpoints } from "../training/checkpoint.ts";
 import { train } from "../training/trainer.ts";
 import { openWebGpu, withoutGpu } from "./engines.ts";
+import { loseDevice } from "./soak.ts";
+import { watchGpu } from "./watched_gpu.ts";
 import { fakeAdapter, fakeReport, type Faults } from "./fake_gpu.ts";
 import { newPath, randomTexts, writeDocuments, writeTinyModel } from "./tiny_model.ts";
 
@@ -169,4 +171,35 @@ Deno.test("train + a device that is lost at work: one sentence, the step to go o
   assert.deepEqual(told.map(({ step }) => step), [listCheckpoints(projDir)[0]!.step]);
   assert.ok(told[0]!.step >= 1 && told[0]!.step < 5);
   assert.equal((await train({ resume: projDir, engine: "cpu" })).steps, 5);
+});
+
+Deno.test({
+  name:
+    "train + a device that is destroyed half-way through: one sentence, and the same bits once it went on, on webgpu",
+  ignore: withoutGpu,
+  async fn() {
+    using watched = watchGpu(navigator.gpu);
+    const { message, savedStep, same } = await loseDevice(
+      {
+        loadModel: writeTinyModel(newPath("model.safetensors")),
+        dataFile: writeDocuments(newPath("text.jsonl"), randomTexts(12, 30)),
+        projDir: newPath("destroyed"),
+        engine: "deno",
+        ctxLen: 16,
+        microBsz: 2,
+        boneConfig: { bone_r: 3 },
+        heldOut: 0,
+        samplePrompt: "",
+      },
+      4,
+      watched,
+    );
+    assert.match(
+      message,
+      /^Cannot go on with .*: the device was lost \(.*\) while running .*; try --grad_cp 1, .*--engine cpu$/,
+    );
+    assert.equal(savedStep, 1);
+    assert.ok(same);
+    assert.equal(watched.bytes, 0);
+  },
 });

@@ -85,6 +85,7 @@ export class Device {
   running = "nothing";
   #fault: string | undefined;
   #pending: Promise<void>[] = [];
+  #released = false;
 
   private constructor(
     readonly gpu: GPUDevice,
@@ -103,7 +104,7 @@ export class Device {
       this.#fault ??= firstLines((event as GPUUncapturedErrorEvent).error.message);
     });
     gpu.lost.then(({ reason, message }) => {
-      if (reason === "destroyed") return;
+      if (this.#released) return;
       const why = firstLines(message) || reason || "no reason is given";
       this.#fault ??= `the device was lost (${why}) while running ${this.running}; ${SMALLER}`;
     });
@@ -129,6 +130,12 @@ export class Device {
       const why = firstLines((error as Error).message);
       throw new EngineError(`Cannot use ${description}: it gives no device (${why}); use --engine cpu`);
     }
+  }
+
+  /** Gives the device back. */
+  release(): void {
+    this.#released = true;
+    this.gpu.destroy();
   }
 
   /** Runs `action` and remembers, under the name of what it does, an error that the device reports for it. */

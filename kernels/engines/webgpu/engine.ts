@@ -365,6 +365,6 @@ export class WebGpuEngine implements Engine {
     this.#variables.clear();
     this.#pipelines.clear();
     this.#allocatedBytes = 0;
-    this.#device.gpu.destroy();
+    this.#device.release();
   }
 }
