@@ -66,24 +66,26 @@ export function plotSvg({ title, x, y, lines }: Plot): string {
       text([LEFT - 6, sy(tick) + 4], shown(tick), 'text-anchor="end"'),
     ]),
   ];
-  const drawn = lines.map(({ points, dashed, smooth }, i) => {
+  // Where colours begin again, dashes tell the lines apart.
+  const dashes = ({ dashed = false }: Line, i: number) =>
+    dashed !== i >= COLOURS.length ? ' stroke-dasharray="5 4"' : "";
+  const drawn = lines.map((line, i) => {
+    const { points, smooth } = line;
     const colour = COLOURS[i % COLOURS.length]!;
     const places = points.map(([x, y]) => [sx(x).toFixed(1), sy(y).toFixed(1)] as const);
     const path = `<path d="M${
       places.map((place) => place.join(" ")).join("L")
-    }" fill="none" stroke="${colour}" stroke-width="1.8"${
-      dashed ? ' stroke-dasharray="5 4"' : ""
-    } clip-path="url(#inside)"/>`;
+    }" fill="none" stroke="${colour}" stroke-width="1.8"${dashes(line, i)} clip-path="url(#inside)"/>`;
     const marks = smooth
       ? ""
       : places.map(([x, y]) => `<circle cx="${x}" cy="${y}" r="3" fill="${colour}"/>`).join("");
     return path + marks;
   });
-  const legend = lines.map(({ name, dashed }, i) => {
+  const legend = lines.map((line, i) => {
     const at = TOP + 12 + 20 * i, from = WIDTH - RIGHT + 14;
     return `<line x1="${from}" y1="${at}" x2="${from + 22}" y2="${at}" stroke="${
       COLOURS[i % COLOURS.length]
-    }" stroke-width="2.5"${dashed ? ' stroke-dasharray="5 4"' : ""}/>` + text([from + 28, at + 4], name);
+    }" stroke-width="2.5"${dashes(line, i)}/>` + text([from + 28, at + 4], line.name);
   });
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="sans-serif" font-size="12">`,
