@@ -22,10 +22,14 @@ export const CONFIG = {
 };
 
 /** Reads a command line, and the file that it may name. @throws OptionError in one sentence */
-export function parseWithConfig<F extends Flags>(flags: F, args: readonly string[]): CommandLine<F> {
+export function parseWithConfig<F extends Flags>(
+  flags: F,
+  args: readonly string[],
+): CommandLine<F> & { readonly config?: string } {
   const { values: { config, ...values }, help } = parseFlags({ ...flags, ...CONFIG }, args);
   if (config === undefined) return { values: values as Values<F>, help };
-  return { values: { ...readConfig(config as string, flags), ...values } as Values<F>, help };
+  const path = config as string;
+  return { values: { ...readConfig(path, flags), ...values } as Values<F>, help, config: path };
 }
 
 /** Reads a file of flags. @throws OptionError that names the file and the line */

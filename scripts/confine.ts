@@ -1,15 +1,19 @@
 /**
- * Least privilege for a command that reads files from strangers: the process may write anywhere, as a run folder may be
- * anywhere, so the command is run in a worker that may write in the folders which it was told to and nowhere else, and the process
- * itself gives up its right to write at all.
+ * Least privilege for a command that reads files from strangers: the process may read and write anywhere, as files and run folders
+ * may be anywhere, so the command is run in a worker that may write in the folders which it was told to, read there and what
+ * `readable` says, and nothing else, and the process itself gives up its right to write at all.
  *
- * Permissions go by names, and a link in such a folder may lead elsewhere: that is `requireInside`'s to find.
+ * Permissions go by names, and a link in a folder that is written to may lead elsewhere: that is `requireInside`'s to find. The right
+ * to load native code is Dawn's: it is given up once the GPU is found, before a file is read.
  *
  * @module
  */
 import { resolve } from "node:path";
+import { fileURLToPath } from "node:url";
 import { EngineError } from "../kernels/engine.ts";
+import { type EngineChoice, type GpuOptions, prepareEngine } from "../kernels/engines/choose.ts";
 import { SMALLER } from "../kernels/engines/webgpu/waiting.ts";
+import { readable, realPath } from "./reads.ts";
 import { reportWaits, sharedWatch, watchWaits } from "./watchdog.ts";
 
 /** What a confined command is to do, and where it may write. */
@@ -18,6 +22,10 @@ export interface Confinement {
   readonly args: readonly string[];
   /** Folders, which need not exist yet. */
   readonly folders: readonly string[];
+  /** Paths that the person named, to be read; see `readable`. */
+  readonly reads: readonly (string | undefined)[];
+  /** What it computes on. Default: the processor. */
+  readonly engine?: { readonly choice: EngineChoice | undefined } & GpuOptions;
   /** How to go on where the command has to be ended, if it can go on. */
   readonly goOn?: () => string | undefined;
   /** Milliseconds that a device may be waited for before the command is ended. */
@@ -30,6 +38,7 @@ const PATIENCE = 900_000;
 /** What the worker is sent. */
 interface Request {
   readonly args: readonly string[];
+  readonly engine: Confinement["engine"];
   readonly watch: SharedArrayBuffer;
 }
 
@@ -42,23 +51,25 @@ interface WorkerOptionsWithPermissions extends WorkerOptions {
 }
 
 /**
- * Runs a script again as a worker that may write in the folders given and nowhere else.
+ * Runs a script again as a worker that may write in the folders given and nowhere else, and read only these and what was named.
  *
  * @param script its URL; it calls {@link serveConfined}
  * @returns the exit code
  */
 export async function runConfined(script: string, confinement: Confinement): Promise<number> {
-  const { args, folders, goOn, patience = PATIENCE } = confinement;
+  const { args, reads, engine = { choice: "cpu" }, goOn, patience = PATIENCE } = confinement;
+  const folders = confinement.folders.flatMap((folder) => [resolve(folder), realPath(folder)]);
+  const isNative = engine.choice !== "cpu" && engine.choice !== "deno";
   const options: WorkerOptionsWithPermissions = {
     type: "module",
     name: "command",
     deno: {
       permissions: {
-        read: "inherit",
-        write: folders.flatMap((folder) => [resolve(folder), realPath(folder)]),
+        read: [fileURLToPath(script), ...readable(reads), ...folders],
+        write: folders,
         env: "inherit",
         net: "inherit",
-        ffi: "inherit",
+        ffi: isNative ? "inherit" : false,
         sys: "inherit",
         run: false,
         import: false,
@@ -66,7 +77,7 @@ export async function runConfined(script: string, confinement: Confinement): Pro
     },
   };
   const worker = new Worker(script, options);
-  await Deno.permissions.revoke({ name: "write" });
+  for (const name of ["write", "ffi"] as const) await Deno.permissions.revoke({ name });
   const watch = sharedWatch();
   return await new Promise((ended, failed) => {
     watchWaits(watch, patience, (what) => {
@@ -84,7 +95,7 @@ export async function runConfined(script: string, confinement: Confinement): Pro
       event.preventDefault();
       failed(new Error(`The command failed: ${event.message}`));
     };
-    worker.postMessage({ args, watch } satisfies Request);
+    worker.postMessage({ args, engine, watch } satisfies Request);
   });
 }
 
@@ -94,22 +105,19 @@ export function serveConfined(run: (args: readonly string[]) => Promise<number>)
     onmessage: (event: MessageEvent<Request>) => void;
     postMessage: (code: number) => void;
   };
-  scope.onmessage = async ({ data: { args, watch } }) => {
+  scope.onmessage = async ({ data: { args, engine, watch } }) => {
     reportWaits(watch);
+    if (engine) await giveUpNativeCode(engine);
     scope.postMessage(await run(args));
   };
 }
 
-/** Where a path really leads, as far as it exists. */
-function realPath(path: string): string {
-  const absolute = resolve(path);
-  try {
-    return Deno.realPathSync(absolute);
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-    const parent = resolve(absolute, "..");
-    return parent === absolute
-      ? absolute
-      : resolve(realPath(parent), absolute.slice(parent.length).replace(/^[\\/]/, ""));
-  }
+/** Loads what an engine needs of native code, if anything, and gives up the right to load more. */
+export async function giveUpNativeCode(
+  { choice, ...options }: NonNullable<Confinement["engine"]>,
+): Promise<void> {
+  const { state } = await Deno.permissions.query({ name: "ffi" });
+  if (state !== "granted") return;
+  await prepareEngine(choice, options);
+  await Deno.permissions.revoke({ name: "ffi" });
 }

@@ -7,6 +7,7 @@ import { type AdapterHints, evaluate, loadAdapter, Model } from "../mod.ts";
 import { chooseEngine, ENGINES } from "../kernels/engines/choose.ts";
 import { EXAMPLE, OptionError } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
+import { giveUpNativeCode } from "./confine.ts";
 import { choice, file, files, helpText, parseFlags, real, text, whole } from "./flags.ts";
 import { Progress } from "./progress.ts";
 import { FILES } from "./training_flags.ts";
@@ -66,6 +67,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
     ...(loraAlpha === undefined ? {} : { loraAlpha }),
     ...(batAxis === undefined ? {} : { batAxis }),
   };
+  await giveUpNativeCode({ choice: chosen });
   const adapter = await Promise.all(adapterPaths.map((path) => loadAdapter(path, hints)));
   const { engine, reason } = await chooseEngine(chosen);
   console.error(reason);

@@ -107,10 +107,12 @@ function sitesOf(adapter: Adapter, base: string): Map<string, Site> {
   return new Map([...fitTo(adapter, file).sites.values()].map(({ site }) => [site.name, site]));
 }
 
-/** The output is written beside its place and renamed into it. */
+/** The output is written beside its place and renamed into it; the adapter and the model are read. */
 function confine(args: readonly string[]): Confinement | undefined {
   const { values, help } = parseFlags(FLAGS, args);
-  return help || values.output === undefined ? undefined : { args, folders: [dirname(values.output)] };
+  if (help || values.output === undefined) return undefined;
+  const { adapter, baseModel, loraInit, output } = values;
+  return { args, folders: [dirname(output)], reads: [adapter, baseModel, loraInit] };
 }
 
 if (import.meta.main) await runCommand(main, confine);

@@ -9,6 +9,7 @@ import { PROMPT_FORMAT } from "../rwkv/prompt_format.ts";
 import { chooseEngine, ENGINES } from "../kernels/engines/choose.ts";
 import { EXAMPLE } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
+import { giveUpNativeCode } from "./confine.ts";
 import { choice, file, files, helpText, parseFlags, real, text, whole } from "./flags.ts";
 import { printable } from "./progress.ts";
 
@@ -71,6 +72,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
     ...(loraAlpha === undefined ? {} : { loraAlpha }),
     ...(batAxis === undefined ? {} : { batAxis }),
   };
+  await giveUpNativeCode({ choice: choice });
   const adapter = await Promise.all(adapterPaths.map((path) => loadAdapter(path, hints)));
   const { engine, reason } = await chooseEngine(choice);
   console.error(reason);

@@ -8,7 +8,7 @@ import { dirname } from "node:path";
 import { requireFit } from "../adapters/merge_adapter.ts";
 import { openTensorFile } from "../formats/tensor_file.ts";
 import { type Adapter, type AdapterHints, loadAdapter, mergeAdapter } from "../mod.ts";
-import { OptionError } from "../training/options.ts";
+import { flag, OptionError } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
 import { ENGINES } from "../kernels/engines/choose.ts";
@@ -148,12 +148,22 @@ function inputs(
   return { base, adapter, run };
 }
 
-/** The output is written beside its place and renamed into it. */
+/** The output is written beside its place and renamed into it; what is merged is read. */
 function confine(args: readonly string[]): Confinement | undefined {
   const { values, help } = parseFlags({ ...FILES, ...OTHERS }, args);
   if (help) return undefined;
-  const { base, run } = inputs(values);
-  return { args, folders: [dirname(values.output ?? mergedPath(run, base))] };
+  const { base, adapter, run } = inputs(values);
+  const chosen = { baseModel: base, loraCheckpoint: adapter, output: values.output ?? mergedPath(run, base) };
+  // What was found here is said to the command, which cannot look for it.
+  const unsaid = Object.entries(chosen).filter(([option]) =>
+    values[option as keyof typeof chosen] === undefined
+  );
+  return {
+    args: [...args, ...unsaid.flatMap(([option, path]) => [flag(option), path])],
+    folders: [dirname(chosen.output)],
+    reads: [base, adapter, values.loraInit],
+    engine: { choice: values.engine ?? "auto", precision: "fp32" },
+  };
 }
 
 if (import.meta.main) await runCommand(main, confine);

@@ -76,11 +76,12 @@ function outputOf(dataFile: string, output: string | undefined): string {
     dataFile.slice(0, dataFile.length - extname(dataFile).length).replace(/[\\/]+$/, "");
 }
 
-/** The pair is written beside its place and renamed into it. */
+/** The pair is written beside its place and renamed into it; text, model and vocabulary are read. */
 function confine(args: readonly string[]): Confinement | undefined {
   const { values, help } = parseFlags(FLAGS, args);
   if (help || values.dataFile === undefined) return undefined;
-  return { args, folders: [dirname(outputOf(values.dataFile, values.output))] };
+  const { dataFile, output, loadModel, vocab } = values;
+  return { args, folders: [dirname(outputOf(dataFile, output))], reads: [dataFile, loadModel, vocab] };
 }
 
 function vocabularyOf(path: string): number {

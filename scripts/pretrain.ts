@@ -60,11 +60,11 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   }, work);
 }
 
-/** A run writes in its folder, and the fresh model where it goes. */
+/** A run writes in its folder, and the fresh model where it goes; it reads what was named. */
 function confine(args: readonly string[]): Confinement | undefined {
-  const { values, help } = parseWithConfig({ ...OWN, ...ACCEPTED, ...DRY_RUN }, args);
+  const { values, help, config } = parseWithConfig({ ...OWN, ...ACCEPTED, ...DRY_RUN }, args);
   if (help || (values.resume === undefined && values.projDir === undefined)) return undefined;
-  const run = confineRun("pretrain", values, args);
+  const run = confineRun("pretrain", values, args, config);
   if (values.resume !== undefined) return run;
   return { ...run, folders: [...run.folders, dirname(values.initModel ?? freshModelPath(values.projDir!))] };
 }

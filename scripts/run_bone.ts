@@ -69,10 +69,12 @@ function mergeHint({ loadModel, peft, resume }: TrainOptions, { projDir, output 
   return `Merge it with: ${commandLine("merge_bone", args)}`;
 }
 
-/** A run writes in its folder only. */
+/** A run writes in its folder only, and reads what was named. */
 function confine(args: readonly string[]): Confinement | undefined {
-  const { values, help } = parseWithConfig({ ...OWN, ...COMPATIBILITY, ...DRY_RUN }, args);
-  return help ? undefined : confineRun("run_bone", values, args);
+  const { values, help, config } = parseWithConfig({ ...OWN, ...COMPATIBILITY, ...DRY_RUN }, args);
+  if (help) return undefined;
+  const bone = boneConfig(values);
+  return confineRun("run_bone", bone ? { ...values, boneConfig: bone } : values, args, config);
 }
 
 if (import.meta.main) await runCommand(main, confine);

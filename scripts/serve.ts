@@ -14,6 +14,7 @@ import { RunList } from "../serve/runs/run_list.ts";
 import { adaptersFor, latestBase } from "../serve/served.ts";
 import { EXAMPLE, OptionError } from "../training/options.ts";
 import { explain, runCommand, type Work } from "./command.ts";
+import { giveUpNativeCode } from "./confine.ts";
 import { choice, file, files, helpText, list, parseFlags, real, text, whole } from "./flags.ts";
 
 const USAGE = `Shows runs in the browser, lets you talk to models, and serves OpenAI's API under /v1.
@@ -91,6 +92,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   if (existsSync(rest.runs) && !Deno.statSync(rest.runs).isDirectory) {
     throw new OptionError(`--runs ${rest.runs} is a file: name the folder that the run folders lie in`);
   }
+  await giveUpNativeCode({ choice: engine });
   const runs = new RunList(rest.runs);
   const base = rest.loadModel ?? latestBase(runs) ?? EXAMPLE.model;
   const library = await Library.open({

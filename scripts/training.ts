@@ -3,9 +3,9 @@
  *
  * @module
  */
-import type { TrainListeners, TrainResult } from "../mod.ts";
+import type { TrainListeners, TrainOptions, TrainResult } from "../mod.ts";
 import { listCheckpoints, resumePoint } from "../training/checkpoint.ts";
-import { freeFolder } from "../training/run_folder.ts";
+import { freeFolder, readRun } from "../training/run_folder.ts";
 import { commandLine, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
 import { listenForInterrupt } from "./interrupt.ts";
@@ -20,22 +20,47 @@ export interface Training {
   next(result: TrainResult): string;
 }
 
-/** Where a run writes: in its folder, which is chosen here where none was named. */
+/** Where a run writes: in its folder, which is chosen here where none was named; and what it reads. */
 export function confineRun(
   task: string,
-  { projDir, resume }: { projDir?: string; resume?: string },
+  options: Pick<TrainOptions, "projDir" | "resume" | "engine" | "precision" | Named>,
   args: readonly string[],
+  config: string | undefined,
 ): Confinement {
+  const { projDir, resume } = options;
   const folder = resume === undefined ? projDir ?? freeFolder() : resumePoint(resume).run;
-  const named = resume ?? projDir;
+  const named = resume ?? projDir, previous = resume === undefined ? {} : settingsOf(folder);
   return {
     args: named === undefined ? [...args, "--proj_dir", folder] : args,
     folders: [folder],
+    reads: [config, resume, ...pathsIn(options), ...pathsIn(previous)],
+    engine: {
+      choice: options.engine ?? previous.engine ?? "auto",
+      precision: options.precision ?? previous.precision,
+    },
     goOn: () => {
       const [newest] = listCheckpoints(folder);
       return newest && savedLine(task, folder, newest.step);
     },
   };
+}
+
+/** Options that name files. */
+type Named = "loadModel" | "dataFile" | "evalFile" | "vocab" | "boneConfig" | "loraConfig" | "pissaConfig";
+
+function pathsIn(options: Pick<TrainOptions, Named>): (string | undefined)[] {
+  const { loadModel, dataFile, evalFile, vocab, boneConfig, loraConfig, pissaConfig } = options;
+  const adapters = [boneConfig?.bone_load, loraConfig?.lora_load, pissaConfig?.pissa_load];
+  return [loadModel, dataFile, evalFile, vocab, ...adapters];
+}
+
+/** The settings of a run that is gone on with; none where its folder cannot be used, which the command is about to say. */
+function settingsOf(run: string): TrainOptions {
+  try {
+    return readRun(run).settings;
+  } catch {
+    return {};
+  }
 }
 
 /** Says how a run that failed goes on. */

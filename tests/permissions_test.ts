@@ -57,30 +57,37 @@ Deno.test("deno.json + its tasks: none is granted everything, and what runs stra
   }
 });
 
-Deno.test("runCommand + a command that tries to write elsewhere: refused in every way, and its exit code kept", async () => {
-  const folder = newPath("confined");
-  Deno.mkdirSync(join(folder, "outside"), { recursive: true });
-  Deno.writeTextFileSync(join(folder, "outside", "file"), "as it was");
-  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: [
-      "run",
-      "--no-prompt",
-      "--allow-read",
-      "--allow-write",
-      "--allow-run",
-      fileURLToPath(new URL("./confined_probe.ts", import.meta.url)),
-    ],
-    cwd: folder,
-  }).output();
-  const text = new TextDecoder();
-  assert.equal(code, 7, text.decode(stderr));
-  const allowed = ["write inside", "rename inside", "read outside"];
-  for (const [what, outcome] of Object.entries(JSON.parse(text.decode(stdout)))) {
-    assert.equal(outcome, allowed.includes(what) ? "done" : "NotCapable", what);
-  }
-  assert.equal(Deno.readTextFileSync(join(folder, "outside", "file")), "as it was");
-  assert.deepEqual([...Deno.readDirSync(join(folder, "outside"))].map(({ name }) => name), ["file"]);
-});
+for (const engine of ["cpu", "webgpu"]) {
+  Deno.test(`runCommand + a command on ${engine} that tries to reach elsewhere: refused in every way, and its exit code kept`, async () => {
+    const folder = newPath("confined");
+    for (const name of ["outside", "shards"]) Deno.mkdirSync(join(folder, name), { recursive: true });
+    Deno.writeTextFileSync(join(folder, "outside", "file"), "as it was");
+    for (const name of ["named", "shards/one.safetensors"]) Deno.writeTextFileSync(join(folder, name), "");
+    Deno.writeTextFileSync(join(folder, "rwkv_vocab_v20230424.txt"), "");
+    const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: [
+        "run",
+        "--no-prompt",
+        ...["read", "write", "run", "ffi", "env", "net", "sys"].map((name) => `--allow-${name}`),
+        fileURLToPath(new URL("./confined_probe.ts", import.meta.url)),
+        engine,
+      ],
+      cwd: folder,
+      env: { INIT_CWD: folder },
+    }).output();
+    const text = new TextDecoder();
+    assert.equal(code, 7, text.decode(stderr));
+    const allowed = [
+      ...["write inside", "rename inside", "read what was named", "read a shard"],
+      ...["look for a vocabulary beside", "read this program"],
+    ];
+    for (const [what, outcome] of Object.entries(JSON.parse(text.decode(stdout)))) {
+      assert.equal(outcome, allowed.includes(what) ? "done" : "NotCapable", what);
+    }
+    assert.equal(Deno.readTextFileSync(join(folder, "outside", "file")), "as it was");
+    assert.deepEqual([...Deno.readDirSync(join(folder, "outside"))].map(({ name }) => name), ["file"]);
+  });
+}
 
 Deno.test({
   name:

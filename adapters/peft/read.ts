@@ -19,6 +19,8 @@ import { type Dialect, dialectOf } from "./dialect.ts";
 
 const CONFIG = "adapter_config.json";
 const WEIGHTS = ["adapter_model.safetensors", "adapter_model.bin"];
+/** The files of a PEFT directory that are read: naming one of them names the directory. */
+export const PEFT_FILES: readonly string[] = [CONFIG, ...WEIGHTS];
 /** What PEFT's wrappers put before the name of every module. */
 const WRAPPER = "base_model.model.";
 
@@ -29,7 +31,7 @@ const WRAPPER = "base_model.model.";
 export function peftFolder(path: string): string | undefined {
   const status = existsSync(path) ? Deno.statSync(path) : undefined;
   if (status?.isFile) {
-    const folder = dirname(path), isPart = [CONFIG, ...WEIGHTS].includes(basename(path));
+    const folder = dirname(path), isPart = PEFT_FILES.includes(basename(path));
     return isPart && existsSync(join(folder, CONFIG)) ? folder : undefined;
   }
   if (!status?.isDirectory) return undefined;

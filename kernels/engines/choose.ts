@@ -34,6 +34,32 @@ export interface ChosenEngine {
   readonly reason: string;
 }
 
+/** What was found beforehand, by what was asked for. */
+const prepared = new Map<string, Promise<Found | undefined>>();
+const requestOf = (choice: EngineChoice, precision: Precision) => `${choice} ${precision}`;
+
+/**
+ * Finds the GPU that the next engine of this choice will take, and loads what it needs, so that the right to load native code can be
+ * given up before anything else is read.
+ */
+export async function prepareEngine(
+  choice: EngineChoice = "auto",
+  { precision = "auto" }: GpuOptions = {},
+): Promise<void> {
+  if (choice === "cpu" || !ENGINES.includes(choice)) return;
+  const found = findGpu(choice, precision);
+  prepared.set(requestOf(choice, precision), found);
+  // Why there is none is said by whoever opens the engine.
+  await found.catch(() => {});
+}
+
+/** Takes what was found beforehand, once, as an adapter gives one device only; or looks for it now. */
+function takeGpu(choice: EngineChoice, precision: Precision): Promise<Found | undefined> {
+  const request = requestOf(choice, precision), found = prepared.get(request);
+  prepared.delete(request);
+  return found ?? findGpu(choice, precision);
+}
+
 /**
  * Opens an engine. "auto" takes a hardware GPU where there is one and never a software adapter.
  * @throws EngineError if the engine asked for is not to be had
@@ -49,7 +75,7 @@ export async function chooseEngine(
   }
   let found: Found | undefined, reason = "no WebGPU adapter was found";
   try {
-    found = await findGpu(choice, precision);
+    found = await takeGpu(choice, precision);
   } catch (error) {
     reason = (error as Error).message;
   }

@@ -13,7 +13,7 @@ import type { Tokenizer } from "./tokenizer.ts";
 import { worldTokenizer } from "./world.ts";
 
 /** The names under which the World vocabulary is looked for beside a model. */
-const WORLD_FILES = ["rwkv_vocab_v20230424.txt", "rwkv_vocab_v20230424.json"];
+export const WORLD_FILES: readonly string[] = ["rwkv_vocab_v20230424.txt", "rwkv_vocab_v20230424.json"];
 /** The World vocabulary's largest id is 65529; models round it up to 65536. */
 const WORLD_SIZE = 65530;
 /** World's has one megabyte. */
