@@ -38,6 +38,7 @@ export type { PeftType } from "./adapters/peft/config.ts";
 export { type AdapterSummary, inspect, type Inspection, type ModelSummary } from "./adapters/inspect.ts";
 export { saveRwkvPeft, type SaveRwkvPeftOptions } from "./adapters/rwkv_peft.ts";
 export { Adapter, AdapterError };
+export type { Original, Originals } from "./adapters/originals.ts";
 export type { HostTensor } from "./adapters/adapter.ts";
 export type { MergeCheck } from "./adapters/check_merge.ts";
 export { mergeAdapter, type MergeOptions, type MergeResult } from "./adapters/merge_adapter.ts";

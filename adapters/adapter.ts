@@ -8,6 +8,7 @@ import { sizeOf } from "../kernels/graph.ts";
 import { linearSites, type ModelConfig, type Site, stateShapes, weightShapes } from "../rwkv/config.ts";
 import type { Model } from "../rwkv/model.ts";
 import type { AdapterMethod, AdapterParameter, Noise, Settings } from "./method.ts";
+import { type Originals, originalsOf } from "./originals.ts";
 import { checkTargets, isTarget, patternValue, type Targets } from "./targets.ts";
 
 /** A file or a request does not fit: one sentence with what, where and what to do. */
@@ -39,6 +40,8 @@ export class Adapter {
     readonly targets: Targets = {},
     /** How the conversations that it learnt were written, a name or a template, where there were any. */
     readonly promptFormat?: string,
+    /** What the base model held where this one has weights of its own, as far as it is known. */
+    readonly originals: Originals = new Map(),
   ) {}
 
   /** The settings at a site. */
@@ -72,10 +75,10 @@ export class Adapter {
   }
 
   /** The same adapter but for what is given. */
-  with(changed: Partial<Pick<Adapter, "tensors" | "base" | "promptFormat">>): Adapter {
+  with(changed: Partial<Pick<Adapter, "tensors" | "base" | "promptFormat" | "originals">>): Adapter {
     const { method, settings, overrides, targets } = this;
-    const { tensors, base, promptFormat } = { ...this, ...changed };
-    return new Adapter(method, settings, tensors, base, overrides, targets, promptFormat);
+    const { tensors, base, promptFormat, originals } = { ...this, ...changed };
+    return new Adapter(method, settings, tensors, base, overrides, targets, promptFormat, originals);
   }
 }
 
@@ -133,7 +136,7 @@ export function newAdapter(
   for (const name of new Set([...own.keys(), ...weightsNamed(config, options.trainParts)])) {
     tensors.set(name, baseWeight(name, config, file));
   }
-  return empty.withTensors(tensors);
+  return empty.with({ tensors, originals: originalsOf(tensors.keys(), file) });
 }
 
 /** A weight of the base model, or zeros for an initial state that it lacks. */

@@ -7,6 +7,7 @@ import { writeTensorFile } from "../formats/tensor_file.ts";
 import { quoted } from "../formats/text.ts";
 import { Adapter, AdapterError, type HostTensor } from "./adapter.ts";
 import type { AdapterHints, AdapterMethod, Settings } from "./method.ts";
+import { decodeOriginals, encodeOriginals, ORIGINALS } from "./originals.ts";
 import { loadPeft, peftFolder } from "./peft/read.ts";
 import { adapterMethod, adapterMethods } from "./registry.ts";
 import { modernise, readTensors } from "./rwkv_peft.ts";
@@ -20,7 +21,7 @@ const DESCRIPTION_VERSION = 1;
 
 /** Saves an adapter as `.pth` or safetensors, after the extension of the path. @throws if the path exists and `force` is not set */
 export function saveAdapter(adapter: Adapter, path: string, options: { force?: boolean } = {}): void {
-  const { method, settings, base, tensors, overrides, targets, promptFormat } = adapter;
+  const { method, settings, base, tensors, overrides, targets, promptFormat, originals } = adapter;
   const description = JSON.stringify({
     version: DESCRIPTION_VERSION,
     method: method.name,
@@ -37,7 +38,10 @@ export function saveAdapter(adapter: Adapter, path: string, options: { force?: b
       const { data } = tensors.get(name)!;
       return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
     },
-    metadata: new Map([["wishbone", description]]),
+    metadata: new Map([
+      ["wishbone", description],
+      ...(originals.size ? [[ORIGINALS, encodeOriginals(originals)] as const] : []),
+    ]),
     force: options.force,
   });
 }
@@ -54,7 +58,13 @@ export function loadAdapter(path: string, hints: AdapterHints = {}): Adapter {
   const known = described(metadata.get("wishbone"), path);
   const { method, settings, base, overrides, targets = hints.targets, promptFormat } = known ??
     recognised(tensors, path, modernise(tensors, path, hints));
-  return new Adapter(method, settings, tensors, base, overrides, targets, promptFormat);
+  const kept = metadata.get(ORIGINALS), originals = kept === undefined ? undefined : decodeOriginals(kept);
+  if (kept !== undefined && !originals) {
+    throw new AdapterError(
+      `Cannot load ${path}: what it keeps of its base model's weights (${ORIGINALS}) is malformed`,
+    );
+  }
+  return new Adapter(method, settings, tensors, base, overrides, targets, promptFormat, originals);
 }
 
 type Description = {

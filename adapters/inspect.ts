@@ -11,6 +11,7 @@ import type { Adapter } from "./adapter.ts";
 import { loadAdapter } from "./file.ts";
 import { requireFit } from "./merge_adapter.ts";
 import type { AdapterHints, Settings } from "./method.ts";
+import { ORIGINALS } from "./originals.ts";
 import { peftFolder, weightsIn } from "./peft/read.ts";
 
 /** What a model is. */
@@ -53,6 +54,8 @@ export interface AdapterSummary {
   readonly layers: ReadonlyMap<string, number>;
   /** Weights that trained along. */
   readonly weights: readonly string[];
+  /** How many of them the file keeps as the base model had them, so that they can be taken out of a merged model. */
+  readonly originals: number;
   /** SHA-256 of its base model, where it says. */
   readonly base: string | undefined;
   /** Blocks, channels and width of the channel mix of the models that it fits, as far as it shows. */
@@ -134,7 +137,7 @@ export function inspect(path: string, hints: AdapterHints = {}): Inspection {
     dtypes,
     prefix: file.prefix,
     first: names.slice(0, 3),
-    metadata: file.metadata,
+    metadata: new Map([...file.metadata].filter(([key]) => key !== ORIGINALS)),
     ...(isAdapter ? { adapter: adapterSummary(path, file, hints) } : { model: modelSummary(file) }),
   };
 }
@@ -233,6 +236,7 @@ function adapterSummary(path: string, file: TensorFile, hints: AdapterHints): Ad
     ranks: ranks.length ? [Math.min(...ranks), Math.max(...ranks)] : undefined,
     layers,
     weights,
+    originals: adapter?.originals.size ?? 0,
     base: adapter?.base,
     fits: fitsOf(at, weights, adapter),
     problem,

@@ -15,6 +15,7 @@ import { loadAdapter } from "./file.ts";
 import { fitTo, isInitialState } from "./fit.ts";
 import { copyCompanions, type FloatDType, prepareMerged } from "./merged_file.ts";
 import type { AdapterHints } from "./method.ts";
+import { requireMergedIn } from "./restore.ts";
 
 /** What {@link mergeAdapter} folds together. */
 export interface MergeOptions {
@@ -44,8 +45,16 @@ export interface MergeResult extends MergeCheck {
   readonly output: string;
   /** One sentence on the engine that compared the two. */
   readonly engine: string;
-  /** Whether the base is known to be the one that the adapter was made for; undefined where the adapter does not say. */
+  /**
+   * Whether the base is known to be the one that the adapter was made for; with `unmerge`, whether what came out is that, byte for
+   * byte. Undefined where the adapter does not say.
+   */
   readonly sameBase: boolean | undefined;
+  /**
+   * With `unmerge`, most by which a weight can differ from what it was before the merge, as either rounds once; undefined for methods
+   * that do more than add.
+   */
+  readonly mostOff?: number | undefined;
   /** Whether it is an RWKV-7 model with the official names, which this project runs. */
   readonly isRwkv7: boolean;
 }
@@ -69,8 +78,11 @@ export async function mergeAdapter(options: MergeOptions): Promise<MergeResult> 
   checkOutput(output, [base, options.adapter], force);
   using file = openTensorFile(base);
   const isRwkv7 = requireFit(adapter, file);
-  const sameBase = isRwkv7 && !unmerge && adapter.base ? adapter.base === fingerprint(file) : undefined;
+  const isBase = (file: TensorFile) =>
+    isRwkv7 && adapter.base ? adapter.base === fingerprint(file) : undefined;
+  const sameBase = unmerge ? undefined : isBase(file);
   if (sameBase === false && !force) checkBase(adapter, "", base);
+  if (unmerge && !force) requireMergedIn(file, adapter, fitTo(adapter, file));
   const isFolder = file.path !== base || file.shards.length > 0;
   const several = shardBytes ??
     (isFolder && !file.shards.length && !/\.\w+$/.test(output) ? Infinity : undefined);
@@ -91,9 +103,10 @@ export async function mergeAdapter(options: MergeOptions): Promise<MergeResult> 
           (unmerge ? "the adapter may not be what was merged into it" : "please report this"),
       );
     }
+    const outcome = unmerge ? { sameBase: isBase(merged), mostOff: pending.mostOff } : { sameBase };
     const written = pending.commit();
     if (written.endsWith(".index.json") && isFolder) copyCompanions(file, dirname(written), dtype);
-    return { ...check, output: written, engine: reason, sameBase, isRwkv7 };
+    return { ...check, output: written, engine: reason, isRwkv7, ...outcome };
   } finally {
     engine.dispose();
   }

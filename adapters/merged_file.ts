@@ -15,8 +15,9 @@ import type { TensorFile, TensorFormat, TensorInfo } from "../formats/tensor_fil
 import { PROMPT_FORMAT } from "../rwkv/prompt_format.ts";
 import { type Adapter, AdapterError } from "./adapter.ts";
 import { type Fit, fitTo, isInitialState, type Place } from "./fit.ts";
-import type { Site } from "./method.ts";
 import { mergedWeight, unmergedWeight } from "./merge.ts";
+import type { Site } from "./method.ts";
+import { type Restoration, restorationOf } from "./restore.ts";
 import { transposed } from "./transpose.ts";
 
 /** The dtypes that a model can be converted to. */
@@ -36,9 +37,21 @@ export interface WriteMergedOptions {
   readonly unmerge?: boolean | undefined;
 }
 
+/** A merged model that is written and has no name yet. */
+export interface PreparedModel extends PendingModel {
+  /**
+   * Where an adapter was taken out: most by which a weight can differ from what it was before the adapter was merged, as either
+   * rounds once. Undefined for methods that do not only add, which may enlarge what was rounded.
+   */
+  readonly mostOff: number | undefined;
+}
+
 const FLOATS: readonly DType[] = ["F64", "F32", "F16", "BF16"];
 /** Most that F16 can hold. */
 const F16_MAX = 65504;
+/** Most that rounding changes a number by, relative to it. */
+const HALF_STEP: Readonly<Partial<Record<DType, number>>> = { F16: 2 ** -11, BF16: 2 ** -8 };
+const HALF_STEP_F32 = 2 ** -24;
 
 /**
  * Writes the merged model beside its final name; the caller checks it and commits.
@@ -51,22 +64,11 @@ export function prepareMerged(
   adapter: Adapter,
   output: string,
   options: WriteMergedOptions = {},
-): PendingModel {
+): PreparedModel {
   const { force, dtype, unmerge = false } = options;
   const fit = fitTo(adapter, base);
-  // An initial state that the model was given goes again; any other tensor would have to come back.
-  const dropped = new Set(
-    unmerge ? [...fit.replaced].filter(([, { name }]) => isInitialState(name)).map(([at]) => at) : [],
-  );
-  const lost = unmerge ? [...fit.replaced.keys()].filter((name) => !dropped.has(name)) : [];
-  if (lost.length) {
-    throw new AdapterError(
-      `Cannot take the ${adapter.method.name} adapter out again: it replaced "${lost[0]}"` +
-        `${lost.length > 1 ? ` and ${lost.length - 1} more` : ""}, whose first content it does not hold; ` +
-        "go back to the base model itself",
-    );
-  }
-  const kept = [...base.tensors.values()].filter(({ name }) => !dropped.has(name));
+  const restoration = unmerge ? restorationOf(adapter, fit) : undefined;
+  const kept = [...base.tensors.values()].filter(({ name }) => !restoration?.dropped.has(name));
   const converted = (info: TensorInfo): TensorInfo => ({
     ...info,
     name: base.prefix + info.name,
@@ -77,7 +79,7 @@ export function prepareMerged(
     return { name: base.prefix + name, shape, dtype: dtype ?? stateDType(base) };
   });
   const tensors = [...kept.map(converted), ...added];
-  const content = new MergedContent(base, adapter, fit, unmerge);
+  const content = new MergedContent(base, adapter, fit, restoration);
   const read = (info: TensorInfo) => content.of(info);
   const format = options.format ?? formatOf(output, base.format);
   const metadata = new Map(base.metadata);
@@ -95,7 +97,7 @@ export function prepareMerged(
       `The ${adapter.method.name} adapter was not used whole: ${unused.slice(0, 5).join(", ")} is left`,
     );
   }
-  return pending;
+  return Object.assign(pending, { mostOff: adapter.method.lowRank ? content.mostOff : undefined });
 }
 
 /** Writes a merged model at once, unchecked; see {@link prepareMerged}. @returns the path of the file or index */
@@ -180,20 +182,23 @@ function withDType(config: string, dtype: FloatDType): string {
 
 /** The bytes of each tensor of a merged model. */
 class MergedContent {
+  /** See {@link PreparedModel.mostOff}. */
+  mostOff = 0;
   readonly #left: Set<string>;
 
   constructor(
     readonly base: TensorFile,
     readonly adapter: Adapter,
     readonly fit: Fit,
-    readonly unmerge: boolean,
+    /** Given where the adapter is taken out. */
+    readonly restoration: Restoration | undefined,
   ) {
     this.#left = new Set(adapter.tensors.keys());
   }
 
   /** Tensors of the adapter that no tensor of the model has taken up. */
   unused(): string[] {
-    return [...this.#left].filter((name) => !this.unmerge || !isInitialState(name));
+    return [...this.#left].filter((name) => !this.restoration || !isInitialState(name));
   }
 
   /** The bytes of a tensor in pieces; each is gone when the next is asked for. */
@@ -228,33 +233,50 @@ class MergedContent {
     const own = (data: Float32Array) => (owned.push(data as Float32Array<ArrayBuffer>), data);
     let weight: Float32Array;
     if (replaced) {
-      const tensor = this.#take(replaced.name);
-      weight = replaced.turned ? own(transposed(tensor).data) : tensor.data;
+      const tensor = this.#take(replaced.name), restored = this.restoration?.restored.get(name);
+      if (restored) weight = restored.data;
+      else weight = replaced.turned ? own(transposed(tensor).data) : tensor.data;
     } else {
       const bytes = this.base.readBytes(name);
       weight = own(toFloat32(bytes, from));
       release(bytes);
     }
     if (place) {
-      const { site, turned } = place, { adapter } = this;
-      const inside = turned ? own(transposed({ shape, data: weight }).data) : weight;
-      weight = (this.unmerge ? unmergedWeight : mergedWeight)(adapter, site, inside);
-      if (weight !== inside) own(weight);
+      const { site, turned } = place, { adapter, restoration } = this;
       for (const tensor of Object.keys(adapter.parametersAt(site))) {
         const name = `${site.name}.${tensor}`;
         if (adapter.tensors.has(name)) this.#take(name);
       }
-      if (turned) weight = own(transposed({ shape: [site.out, site.in], data: weight }).data);
+      // What was there before all of the adapter needs nothing taken out.
+      if (!restoration?.restored.has(name)) {
+        const inside = turned ? own(transposed({ shape, data: weight }).data) : weight;
+        weight = (restoration ? unmergedWeight : mergedWeight)(adapter, site, inside);
+        if (weight !== inside) own(weight);
+        if (restoration) this.#roundedFrom(inside, from, weight, dtype);
+        if (turned) weight = own(transposed({ shape: [site.out, site.in], data: weight }).data);
+      }
     }
     const result = narrowed(weight, dtype, name);
     release(...owned);
     yield result;
   }
 
+  #roundedFrom(merged: Float32Array, from: DType, plain: Float32Array, to: DType): void {
+    const step = (values: Float32Array, dtype: DType) =>
+      largest(values) * (HALF_STEP[dtype] ?? HALF_STEP_F32);
+    this.mostOff = Math.max(this.mostOff, step(merged, from) + step(plain, to));
+  }
+
   #take(name: string) {
     if (!this.#left.delete(name)) throw new AdapterError(`The adapter's "${name}" would be used twice`);
     return this.adapter.tensors.get(name)!;
   }
+}
+
+function largest(values: Float32Array): number {
+  let most = 0;
+  for (const x of values) most = Math.max(most, Math.abs(x));
+  return most;
 }
 
 /** Rounds to a dtype. @throws AdapterError where a number is too large for F16 */

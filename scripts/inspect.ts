@@ -116,7 +116,7 @@ function* modelLines(model: ModelSummary): Generator<readonly [string, string]> 
 }
 
 function* adapterLines(adapter: AdapterSummary): Generator<readonly [string, string]> {
-  const { method, origin, settings, ranks, layers, weights, base, fits, problem } = adapter;
+  const { method, origin, settings, ranks, layers, weights, originals, base, fits, problem } = adapter;
   yield ["Adapter", `${method ?? "of a method that the file does not tell"} (${origin})`];
   const shown = Object.entries(settings).filter(([name]) => name !== "r").map(([name, value]) =>
     `${name} ${value}`
@@ -126,7 +126,10 @@ function* adapterLines(adapter: AdapterSummary): Generator<readonly [string, str
   if (layers.size) yield ["Layers", [...layers].map(([name, count]) => `${name} (${count})`).join(", ")];
   if (weights.length) {
     const more = weights.length > 3 ? ` and ${weights.length - 3} more` : "";
-    yield ["Weights", `${weights.slice(0, 3).join(", ")}${more}`];
+    const kept = !originals
+      ? ""
+      : `; what ${originals === weights.length ? "they were" : `${originals} of them were`} is kept`;
+    yield ["Weights", `${weights.slice(0, 3).join(", ")}${more}${kept}`];
   }
   const sizes = [
     fits.layers > 0 && `at least ${fits.layers} layers`,

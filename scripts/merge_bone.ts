@@ -7,7 +7,7 @@ import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { requireFit } from "../adapters/merge_adapter.ts";
 import { openTensorFile } from "../formats/tensor_file.ts";
-import { type Adapter, type AdapterHints, loadAdapter, mergeAdapter } from "../mod.ts";
+import { type Adapter, type AdapterHints, loadAdapter, mergeAdapter, type MergeResult } from "../mod.ts";
 import { flag, OptionError } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
@@ -32,14 +32,16 @@ const FILES = {
   output: text(
     "FILE",
     "merged model, in the base's format unless .pth or .safetensors says otherwise, or a folder for a model in several files; " +
-      "without it, merged.* beside the adapter",
+      "without it, merged.* beside the adapter, or unmerged.*",
   ),
   dtype: choice(
     ["fp32", "fp16", "bf16"],
     "dtype of the merged model; without it, each tensor keeps the base's",
   ),
   shardSize: bytes("most bytes of a file, such as 5GB: the output is a folder with an index"),
-  unmerge: toggle("take the adapter out of --base_model, which it was merged into"),
+  unmerge: toggle(
+    "take the adapter out of --base_model, which it was merged into; without that, out of the run's merged model",
+  ),
   loraAlpha: real("alpha of a LoRA whose file does not hold it"),
   loraInit: file("init_pissa.pth of a PiSSA"),
   batAxis: choice(["in", "out"], "how the blocks of a BAT are chosen, where its file does not show it"),
@@ -64,7 +66,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
     console.error("Not needed here and without effect: --device (there is --engine)");
   }
   const { base, adapter, run } = inputs(values);
-  const output = values.output ?? mergedPath(run, base);
+  const output = values.output ?? mergedPath(run, base, values.unmerge);
   checkOutput(output, [base, adapter], force);
   const { loraAlpha, loraInit, batAxis, dtype, shardSize, unmerge = false } = values;
   const hints: AdapterHints = {
@@ -87,7 +89,10 @@ export async function main(args: readonly string[], work: Work): Promise<number>
     ...(shardSize === undefined ? {} : { shardBytes: shardSize }),
   });
   console.error(result.engine);
-  if (result.sameBase) console.error("The base is the one that the adapter was trained on, by its SHA-256");
+  if (unmerge) console.log(outcome(result));
+  else if (result.sameBase) {
+    console.error("The base is the one that the adapter was trained on, by its SHA-256");
+  }
   console.log(
     `Checked: ${result.compared} differ from base plus adapter by at most ${
       result.largestDifference.toPrecision(2)
@@ -96,6 +101,17 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   console.log(`Written to ${output}`);
   if (result.isRwkv7) console.log(`Try it with: ${commandLine("generate", ["--load_model", output])}`);
   return 0;
+}
+
+/** How near what came out is to the model that the adapter was trained on. */
+function outcome({ sameBase, mostOff }: MergeResult): string {
+  if (sameBase) return "It is byte for byte the model that the adapter was trained on, by its SHA-256";
+  const rounding = mostOff === undefined
+    ? "each adapted weight is as near as the rounding of the merge lets it be"
+    : `rounding can have left an adapted weight up to ${mostOff.toPrecision(2)} off`;
+  return sameBase === undefined
+    ? `The adapter does not say which model it was trained on; ${rounding}`
+    : `It is not byte for byte the model that the adapter was trained on: ${rounding}`;
 }
 
 /** @throws OptionError if the output cannot go where it is said to go */
@@ -129,7 +145,7 @@ function fits(adapter: Adapter, base: string): void {
 
 /** What to merge: as said, or the newest run. */
 function inputs(
-  values: { baseModel?: string; loraCheckpoint?: string },
+  values: { baseModel?: string; loraCheckpoint?: string; unmerge?: boolean },
 ): { base: string; adapter: string; run: string } {
   const newest = values.loraCheckpoint === undefined ? newestRun() : undefined;
   const adapter = values.loraCheckpoint ?? (newest && adapterOf(newest));
@@ -139,7 +155,8 @@ function inputs(
     );
   }
   const run = newest ?? dirname(adapter);
-  const base = values.baseModel ?? baseOf(run);
+  const trainedOn = baseOf(run);
+  const base = values.baseModel ?? (values.unmerge ? trainedOn && mergedPath(run, trainedOn) : trainedOn);
   if (base === undefined) {
     throw new OptionError(
       `The base model of ${adapter} is not known, as no config.json of a run lies beside it: name it with --base_model`,
@@ -153,7 +170,11 @@ function confine(args: readonly string[]): Confinement | undefined {
   const { values, help } = parseFlags({ ...FILES, ...OTHERS }, args);
   if (help) return undefined;
   const { base, adapter, run } = inputs(values);
-  const chosen = { baseModel: base, loraCheckpoint: adapter, output: values.output ?? mergedPath(run, base) };
+  const chosen = {
+    baseModel: base,
+    loraCheckpoint: adapter,
+    output: values.output ?? mergedPath(run, base, values.unmerge),
+  };
   // What was found here is said to the command, which cannot look for it.
   const unsaid = Object.entries(chosen).filter(([option]) =>
     values[option as keyof typeof chosen] === undefined

@@ -31,10 +31,14 @@ export function adapterOf(run: string): string {
   return join(run, "adapter.pth");
 }
 
-/** Where a run's merged model goes by default: beside the adapter, in the base's format; a folder for a base in several files. */
-export function mergedPath(run: string, base: string): string {
+/**
+ * Where a run's merged model goes by default: beside the adapter, in the base's format; a folder for a base in several files.
+ * @param unmerge where a model goes that the adapter was taken out of
+ */
+export function mergedPath(run: string, base: string, unmerge = false): string {
   const isFolder = base.endsWith(".index.json") || existsSync(base) && statSync(base).isDirectory();
-  return join(run, isFolder ? "merged" : `merged${extname(base) || ".safetensors"}`);
+  const name = unmerge ? "unmerged" : "merged";
+  return join(run, isFolder ? name : `${name}${extname(base) || ".safetensors"}`);
 }
 
 /** The base model of a run, as its settings name it; undefined where the folder is no run. */

@@ -12,6 +12,7 @@ import {
   withDerived,
 } from "../adapters/adapter.ts";
 import { loadAdapter } from "../adapters/file.ts";
+import { originalsOf } from "../adapters/originals.ts";
 import { openTensorFile } from "../formats/tensor_file.ts";
 import type { ModelConfig } from "../rwkv/config.ts";
 import { readModelConfig } from "../rwkv/model.ts";
@@ -55,5 +56,6 @@ export function startingTensors(settings: TrainSettings): Start {
     hostTensor,
   );
   const whole = withDerived(adapter, config, file);
-  return { config, tensors: whole.withTensors(new Map([...whole.tensors, ...others])) };
+  const tensors = new Map([...whole.tensors, ...others]);
+  return { config, tensors: whole.with({ tensors, originals: originalsOf(tensors.keys(), file) }) };
 }
