@@ -240,7 +240,7 @@ export function checkFits(adapter: Adapter, config: ModelConfig): void {
     return ![...tensors.keys()].some((other) => own.has(other) && other.startsWith(`${site}.`));
   });
   const remedy = bare.length === missing.length
-    ? "; if it is meant to sit on some layers only, name them as its target_modules"
+    ? "; if it is meant to sit on some layers only, name them with --target_modules"
     : "";
   if (missing.length) throw complain("it lacks", missing, remedy);
 }

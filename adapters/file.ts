@@ -54,10 +54,10 @@ export function saveAdapter(adapter: Adapter, path: string, options: { force?: b
 export function loadAdapter(path: string, hints: AdapterHints = {}): Adapter {
   const folder = peftFolder(path);
   if (folder !== undefined) return loadPeft(folder);
-  const { tensors, metadata } = readTensors(path);
+  const read = readTensors(path), { tensors, metadata } = read;
   const known = described(metadata.get("wishbone"), path);
   const { method, settings, base, overrides, targets = hints.targets, promptFormat } = known ??
-    recognised(tensors, path, modernise(tensors, path, hints));
+    recognised(tensors, path, modernise(read, path, hints));
   const kept = metadata.get(ORIGINALS), originals = kept === undefined ? undefined : decodeOriginals(kept);
   if (kept !== undefined && !originals) {
     throw new AdapterError(

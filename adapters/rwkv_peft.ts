@@ -27,9 +27,15 @@ type Tensors = Map<string, HostTensor>;
 const ADAPTER_DTYPES: readonly DType[] = ["F32", "F16", "BF16", "F64"];
 
 /** Reads every tensor of a file under the names of today. @throws FormatError, AdapterError */
-export function readTensors(path: string): { tensors: Tensors; metadata: ReadonlyMap<string, string> } {
+export function readTensors(path: string): {
+  tensors: Tensors;
+  metadata: ReadonlyMap<string, string>;
+  /** Whether the names are those of August 2024. */
+  isOldest: boolean;
+} {
   using file = openTensorFile(path);
   const tensors: Tensors = new Map();
+  let isOldest = false;
   for (const { name, dtype, shape } of file.tensors.values()) {
     const known = name.replace(/\.(disha|gbmm)$/, ".bone");
     if (tensors.has(known)) throw new AdapterError(`Cannot load ${path}: two of its tensors mean "${known}"`);
@@ -38,9 +44,10 @@ export function readTensors(path: string): { tensors: Tensors; metadata: Readonl
         `Cannot load ${path}: tensor "${name}" is ${dtype}, and an adapter's are F32, F16 or BF16`,
       );
     }
+    isOldest ||= name.endsWith(".gbmm");
     tensors.set(known, { shape, data: toFloat32(file.readBytes(name), dtype) });
   }
-  return { tensors, metadata: file.metadata };
+  return { tensors, metadata: file.metadata, isOldest };
 }
 
 /**
@@ -49,11 +56,29 @@ export function readTensors(path: string): { tensors: Tensors; metadata: Readonl
  * @returns the hints, with what the file shows
  * @throws AdapterError where a hint is missing
  */
-export function modernise(tensors: Tensors, path: string, hints: AdapterHints): AdapterHints {
+export function modernise(
+  { tensors, isOldest }: { tensors: Tensors; isOldest: boolean },
+  path: string,
+  hints: AdapterHints,
+): AdapterHints {
   const hasLora = [...tensors.keys()].some((name) => name.endsWith(".lora_A"));
   const hasInit = [...tensors.keys()].some((name) => name.endsWith(".init_lora_A"));
   if (hasLora && !hasInit) addInitial(tensors, path, hints);
-  return flattenedBlocks(tensors) ? { ...hints, batAxis: "out" } : hints;
+  const lie = howBlocksLie(tensors, isOldest);
+  if (lie === "whole" || hints.batAxis === undefined && lie === "perhaps flat" && !isOldest) return hints;
+  if (lie === "perhaps flat" && hints.batAxis === undefined) {
+    throw new AdapterError(
+      `Cannot load ${path}: it may be Bone, or BAT with its blocks one below the other: say --bat_axis out if it is BAT`,
+    );
+  }
+  if (hints.batAxis === "in") {
+    throw new AdapterError(
+      `Cannot load ${path}: no BAT by input block lies flat as its tensors do: ` +
+        (lie === "flat" ? "use --bat_axis out" : "leave --bat_axis out if it is Bone"),
+    );
+  }
+  unflatten(tensors);
+  return { ...hints, batAxis: "out" };
 }
 
 /** PiSSA's first A and B, from their own file. */
@@ -82,20 +107,31 @@ function addInitial(tensors: Tensors, path: string, { loraInit, loraAlpha }: Ada
   initial.forEach((tensor, name) => tensors.set(name, tensor));
 }
 
+/** Tensors of Bone or BAT. */
+const blocksOf = (tensors: Tensors) => [...tensors].filter(([name]) => name.endsWith(".bone"));
+
 /**
- * Takes blocks that lie one below the other, [out, R], apart to [out/R, R, R]. Bone's [R, out] looks alike, but there the number that
- * all layers share is the first.
- * @returns whether they lay so
+ * Whether the blocks of a BAT lie one below the other, [out, R]. Bone's [R, out] looks alike, but there the number that all layers
+ * share is the first, and it is no greater than the width of any.
  */
-function flattenedBlocks(tensors: Tensors): boolean {
-  const found = [...tensors].filter(([name]) => name.endsWith(".bone"));
-  if (!found.length || found.some(([, { shape }]) => shape.length !== 2)) return false;
+function howBlocksLie(tensors: Tensors, isOldest: boolean): "flat" | "perhaps flat" | "whole" {
+  const found = blocksOf(tensors);
+  if (!found.length || found.some(([, { shape }]) => shape.length !== 2)) return "whole";
   const firsts = new Set(found.map(([, { shape }]) => shape[0]!)),
     seconds = new Set(found.map(([, { shape }]) => shape[1]!));
   const [r] = seconds as Iterable<number> as [number];
-  if (seconds.size !== 1 || firsts.size < 2 || [...firsts].some((out) => out % r)) return false;
-  for (const [name, { shape, data }] of found) tensors.set(name, { shape: [shape[0]! / r, r, r], data });
-  return true;
+  if (seconds.size !== 1 || [...firsts].some((out) => out % r)) return "whole";
+  const isSquare = found.some(([name, { shape }]) => /\.att\./.test(name) && shape[0]! > r);
+  if (firsts.size > 1 || isSquare || isOldest && [...firsts].every((out) => out > r)) return "flat";
+  return "perhaps flat";
+}
+
+/** Takes blocks that lie one below the other apart to [out/R, R, R]. */
+function unflatten(tensors: Tensors): void {
+  for (const [name, { shape, data }] of blocksOf(tensors)) {
+    const [out, r] = shape as [number, number];
+    tensors.set(name, { shape: [out / r, r, r], data });
+  }
 }
 
 /** How an adapter is written for RWKV-PEFT. */

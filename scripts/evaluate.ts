@@ -3,12 +3,13 @@
  *
  * @module
  */
-import { type AdapterHints, evaluate, loadAdapter, Model } from "../mod.ts";
+import { evaluate, loadAdapter, Model } from "../mod.ts";
 import { chooseEngine, ENGINES } from "../kernels/engines/choose.ts";
 import { EXAMPLE, OptionError } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
 import { giveUpNativeCode } from "./confine.ts";
-import { choice, file, files, helpText, parseFlags, real, text, whole } from "./flags.ts";
+import { choice, file, files, helpText, parseFlags, text, whole } from "./flags.ts";
+import { HINTS, hintsFrom } from "./hint_flags.ts";
 import { Progress } from "./progress.ts";
 import { FILES } from "./training_flags.ts";
 
@@ -21,8 +22,7 @@ const USAGE =
 const FLAGS = {
   loadModel: file("model, .pth or .safetensors; without it the bundled one"),
   adapter: files("adapters to use with it, unmerged; several stack in this order"),
-  loraAlpha: real("alpha of a LoRA whose file does not hold it"),
-  batAxis: choice(["in", "out"], "how the blocks of a BAT are chosen, where its file does not show it"),
+  ...HINTS,
   dataFile: text(
     "FILE",
     "text to predict: whatever training reads; without it, for the bundled model, the bundled one",
@@ -56,17 +56,12 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   const {
     loadModel = EXAMPLE.model,
     adapter: adapterPaths = [],
-    loraAlpha,
-    batAxis,
     engine: chosen = "auto",
     ...given
   } = values;
   const dataFile = given.dataFile ?? (values.loadModel === undefined ? EXAMPLE.data : undefined);
   if (dataFile === undefined) throw new OptionError("No text was given: name a file with --data_file");
-  const hints: AdapterHints = {
-    ...(loraAlpha === undefined ? {} : { loraAlpha }),
-    ...(batAxis === undefined ? {} : { batAxis }),
-  };
+  const hints = hintsFrom(values);
   await giveUpNativeCode({ choice: chosen });
   const adapter = await Promise.all(adapterPaths.map((path) => loadAdapter(path, hints)));
   const { engine, reason } = await chooseEngine(chosen);

@@ -9,7 +9,6 @@ import { fitTo } from "../adapters/fit.ts";
 import { openTensorFile } from "../formats/tensor_file.ts";
 import {
   type Adapter,
-  type AdapterHints,
   loadAdapter,
   type PeftType,
   saveAdapter,
@@ -20,7 +19,8 @@ import {
 import { OptionError } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
-import { choice, file, helpText, parseFlags, real, text, toggle } from "./flags.ts";
+import { choice, file, helpText, parseFlags, text, toggle } from "./flags.ts";
+import { HINTS, hintsFrom } from "./hint_flags.ts";
 
 const USAGE =
   `Writes an adapter for other programs. Nothing is computed but what --to lora needs, and nothing is rounded but to --dtype.
@@ -50,9 +50,7 @@ const FLAGS = {
     "what rwkv_peft calls Bone's tensors: disha since February 2025, bone before [disha]",
   ),
   dtype: choice(["fp32", "fp16", "bf16"], "dtype of an rwkv_peft file, best the base model's [bf16]"),
-  loraAlpha: real("alpha of a LoRA whose file does not hold it"),
-  loraInit: file("init_pissa.pth of a PiSSA"),
-  batAxis: choice(["in", "out"], "how the blocks of a BAT are chosen, where its file does not show it"),
+  ...HINTS,
   force: toggle("replace an existing output"),
 };
 const DTYPES = { fp32: "F32", fp16: "F16", bf16: "BF16" } as const;
@@ -80,12 +78,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
       `The output ${output} exists: choose another with --output, or replace it with --force`,
     );
   }
-  const { loraAlpha, loraInit, batAxis } = values;
-  const hints: AdapterHints = {
-    ...(loraAlpha === undefined ? {} : { loraAlpha }),
-    ...(loraInit === undefined ? {} : { loraInit }),
-    ...(batAxis === undefined ? {} : { batAxis }),
-  };
+  const hints = hintsFrom(values);
   const adapter = await loadAdapter(path, hints);
   const sites = baseModel === undefined ? undefined : sitesOf(adapter, baseModel);
   work.begun = true;

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type AdapterHints, generate, loadAdapter, Model, PROMPT_FORMATS } from "../mod.ts";
+import { generate, loadAdapter, Model, PROMPT_FORMATS } from "../mod.ts";
 import { promptFormatOf } from "../adapters/set.ts";
 import { PROMPT_FORMAT } from "../rwkv/prompt_format.ts";
 import { chooseEngine, ENGINES } from "../kernels/engines/choose.ts";
@@ -11,6 +11,7 @@ import { EXAMPLE } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
 import { giveUpNativeCode } from "./confine.ts";
 import { choice, file, files, helpText, parseFlags, real, text, whole } from "./flags.ts";
+import { HINTS, hintsFrom } from "./hint_flags.ts";
 import { printable } from "./progress.ts";
 
 const USAGE = `Text that follows a prompt.
@@ -20,8 +21,7 @@ const USAGE = `Text that follows a prompt.
 const FLAGS = {
   loadModel: file("model, .pth or .safetensors; without it the bundled one"),
   adapter: files("adapters to use with it, unmerged; several stack in this order"),
-  loraAlpha: real("alpha of a LoRA whose file does not hold it"),
-  batAxis: choice(["in", "out"], "how the blocks of a BAT are chosen, where its file does not show it"),
+  ...HINTS,
   prompt: text("TEXT", "what the text begins with, or what the user says"),
   promptFormat: text(
     "NAME",
@@ -60,18 +60,13 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   const {
     loadModel = EXAMPLE.model,
     adapter: adapterPaths = [],
-    loraAlpha,
-    batAxis,
     engine: choice,
     ...options
   } = {
     ...DEFAULTS,
     ...values,
   };
-  const hints: AdapterHints = {
-    ...(loraAlpha === undefined ? {} : { loraAlpha }),
-    ...(batAxis === undefined ? {} : { batAxis }),
-  };
+  const hints = hintsFrom(values);
   await giveUpNativeCode({ choice: choice });
   const adapter = await Promise.all(adapterPaths.map((path) => loadAdapter(path, hints)));
   const { engine, reason } = await chooseEngine(choice);

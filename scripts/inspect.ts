@@ -10,10 +10,10 @@ import {
   misfit,
   type ModelSummary,
 } from "../adapters/inspect.ts";
-import type { AdapterHints } from "../mod.ts";
 import { OptionError } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
-import { choice, file, helpText, parseFlags, real, toggle } from "./flags.ts";
+import { file, helpText, parseFlags, toggle } from "./flags.ts";
+import { HINTS, hintsFrom } from "./hint_flags.ts";
 
 const USAGE = `Says what a model or an adapter is: version, sizes, method, ranks, dtypes, and what it fits.
 
@@ -24,9 +24,7 @@ FILE is a .pth or safetensors file, the index of several, a model's folder, or a
 
 const FLAGS = {
   baseModel: file("says whether the adapter fits this model"),
-  loraAlpha: real("alpha of a LoRA whose file does not hold it"),
-  loraInit: file("init_pissa.pth of a PiSSA"),
-  batAxis: choice(["in", "out"], "how the blocks of a BAT are chosen, where its file does not show it"),
+  ...HINTS,
   json: toggle("everything as JSON"),
 };
 
@@ -40,12 +38,8 @@ export function main(args: readonly string[], work: Work): Promise<number> {
     return Promise.resolve(0);
   }
   if (isFlag) throw new OptionError("Name the file first: deno task inspect FILE");
-  const { loraAlpha, loraInit, batAxis, baseModel, json = false } = values;
-  const hints: AdapterHints = {
-    ...(loraAlpha === undefined ? {} : { loraAlpha }),
-    ...(loraInit === undefined ? {} : { loraInit }),
-    ...(batAxis === undefined ? {} : { batAxis }),
-  };
+  const { baseModel, json = false } = values;
+  const hints = hintsFrom(values);
   const found = inspect(path, hints);
   work.begun = true;
   const problem = baseModel === undefined

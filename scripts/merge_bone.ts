@@ -7,12 +7,13 @@ import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { requireFit } from "../adapters/merge_adapter.ts";
 import { openTensorFile } from "../formats/tensor_file.ts";
-import { type Adapter, type AdapterHints, loadAdapter, mergeAdapter, type MergeResult } from "../mod.ts";
+import { type Adapter, loadAdapter, mergeAdapter, type MergeResult } from "../mod.ts";
 import { flag, OptionError } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
 import { ENGINES } from "../kernels/engines/choose.ts";
-import { bytes, choice, file, helpText, parseFlags, real, text, toggle } from "./flags.ts";
+import { bytes, choice, file, helpText, parseFlags, text, toggle } from "./flags.ts";
+import { HINTS, hintsFrom } from "./hint_flags.ts";
 import { adapterOf, baseOf, mergedPath, newestRun } from "./runs.ts";
 
 const USAGE = `Folds an adapter into its base model and checks that the merged model does the same.
@@ -42,9 +43,7 @@ const FILES = {
   unmerge: toggle(
     "take the adapter out of --base_model, which it was merged into; without that, out of the run's merged model",
   ),
-  loraAlpha: real("alpha of a LoRA whose file does not hold it"),
-  loraInit: file("init_pissa.pth of a PiSSA"),
-  batAxis: choice(["in", "out"], "how the blocks of a BAT are chosen, where its file does not show it"),
+  ...HINTS,
   force: toggle("replace an existing output, and merge even into another base than the adapter was made for"),
   engine: choice(ENGINES, "what to compute the check on"),
 };
@@ -68,12 +67,8 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   const { base, adapter, run } = inputs(values);
   const output = values.output ?? mergedPath(run, base, values.unmerge);
   checkOutput(output, [base, adapter], force);
-  const { loraAlpha, loraInit, batAxis, dtype, shardSize, unmerge = false } = values;
-  const hints: AdapterHints = {
-    ...(loraAlpha === undefined ? {} : { loraAlpha }),
-    ...(loraInit === undefined ? {} : { loraInit }),
-    ...(batAxis === undefined ? {} : { batAxis }),
-  };
+  const { dtype, shardSize, unmerge = false } = values;
+  const hints = hintsFrom(values);
   const loaded = await loadAdapter(adapter, hints);
   fits(loaded, base);
   console.error(unmerge ? `Taking ${adapter} out of ${base}` : `Merging ${adapter} into ${base}`);
@@ -155,14 +150,19 @@ function inputs(
     );
   }
   const run = newest ?? dirname(adapter);
-  const trainedOn = baseOf(run);
-  const base = values.baseModel ?? (values.unmerge ? trainedOn && mergedPath(run, trainedOn) : trainedOn);
+  const base = values.baseModel ?? (values.unmerge ? mergedIn(run) : baseOf(run));
   if (base === undefined) {
     throw new OptionError(
       `The base model of ${adapter} is not known, as no config.json of a run lies beside it: name it with --base_model`,
     );
   }
   return { base, adapter, run };
+}
+
+/** The model that a run's adapter was merged into without further words; undefined where the folder is no run. */
+function mergedIn(run: string): string | undefined {
+  const base = baseOf(run);
+  return base && mergedPath(run, base);
 }
 
 /** The output is written beside its place and renamed into it; what is merged is read. */

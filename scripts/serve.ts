@@ -5,7 +5,7 @@
  */
 import { existsSync } from "node:fs";
 import { checkFits } from "../adapters/adapter.ts";
-import { type AdapterHints, loadAdapter } from "../mod.ts";
+import { loadAdapter } from "../mod.ts";
 import { createHandler } from "../serve/app.ts";
 import { hostsOf, isLoopback } from "../serve/guard.ts";
 import { Library } from "../serve/inference/library.ts";
@@ -15,7 +15,8 @@ import { adaptersFor, latestBase } from "../serve/served.ts";
 import { EXAMPLE, OptionError } from "../training/options.ts";
 import { explain, runCommand, type Work } from "./command.ts";
 import { giveUpNativeCode } from "./confine.ts";
-import { choice, file, files, helpText, list, parseFlags, real, text, whole } from "./flags.ts";
+import { choice, file, files, helpText, list, parseFlags, text, whole } from "./flags.ts";
+import { HINTS, hintsFrom } from "./hint_flags.ts";
 
 const USAGE = `Shows runs in the browser, lets you talk to models, and serves OpenAI's API under /v1.
 
@@ -29,8 +30,7 @@ const FLAGS = {
   runs: text("DIR", "folder of run folders"),
   loadModel: file("base model; without it, that of the latest run, or the bundled one"),
   adapter: files("adapters of the base, each a model, besides those of runs"),
-  loraAlpha: real("alpha of LoRAs whose files do not hold it"),
-  batAxis: choice(["in", "out"], "how the blocks of a BAT are chosen, where its file does not show it"),
+  ...HINTS,
   vocab: file("World vocabulary; without it, rwkv_vocab_v20230424.txt beside the model"),
   engine: choice(["auto", "webgpu", "cpu"], "what to compute on"),
   threads: whole(
@@ -84,11 +84,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
     ...DEFAULTS,
     ...values,
   });
-  const { loraAlpha, batAxis } = values;
-  const hints: AdapterHints = {
-    ...(loraAlpha === undefined ? {} : { loraAlpha }),
-    ...(batAxis === undefined ? {} : { batAxis }),
-  };
+  const hints = hintsFrom(values);
   if (existsSync(rest.runs) && !Deno.statSync(rest.runs).isDirectory) {
     throw new OptionError(`--runs ${rest.runs} is a file: name the folder that the run folders lie in`);
   }

@@ -144,3 +144,51 @@ Deno.test("loadAdapter + a LoRA file beside init_pissa.pth: asks which it is", (
     Deno.removeSync(beside);
   }
 });
+
+/** Writes Bone's or BAT's tensors of some layers under a name of the time, as they lie there. */
+function writeBlocks(shapes: Readonly<Record<string, readonly number[]>>): string {
+  const path = newPath("rwkv-0.pth"), random = randomNumbers(5);
+  writeTensorFile(path, {
+    format: "pth",
+    tensors: Object.entries(shapes).map(([name, shape]) => ({ name, shape, dtype: "F32" })),
+    read: ({ shape }) =>
+      fromFloat32(Float32Array.from({ length: shape.reduce((a, b) => a * b) }, () => random() / 8), "F32"),
+  });
+  return path;
+}
+
+Deno.test("loadAdapter + [out, R] of square layers alone: BAT by output block, since no Bone has more rows than its layer", () => {
+  for (const key of ["bone", "gbmm", "disha"]) {
+    const path = writeBlocks({ [`blocks.0.att.key.${key}`]: [16, 4], [`blocks.1.att.key.${key}`]: [16, 4] });
+    for (const hints of [{}, { batAxis: "out" }] as const) {
+      const { method, settings } = loadAdapter(path, hints);
+      assert.deepEqual([method.name, settings], ["bat", { r: 4, axis: "out" }]);
+    }
+    assert.throws(() => loadAdapter(path, { batAxis: "in" }), { message: /use --bat_axis out/ });
+  }
+});
+
+Deno.test("loadAdapter + [R, R] and [out, R] of the channel mix: Bone, or BAT where it is said", () => {
+  const square = { "blocks.0.att.key.bone": [16, 16] }, value = { "blocks.0.ffn.value.bone": [32, 16] };
+  for (const shapes of [square, value]) {
+    assert.equal(loadAdapter(writeBlocks(shapes)).method.name, "bone");
+    assert.deepEqual(loadAdapter(writeBlocks(shapes), { batAxis: "out" }).settings, { r: 16, axis: "out" });
+    assert.throws(() => loadAdapter(writeBlocks(shapes), { batAxis: "in" }), {
+      message: /leave --bat_axis out if it is Bone/,
+    });
+  }
+  assert.throws(() => loadAdapter(writeBlocks({ "blocks.0.att.key.gbmm": [16, 16] })), {
+    message: /may be Bone, or BAT .*: say --bat_axis out if it is BAT/,
+  });
+  assert.equal(loadAdapter(writeBlocks({ "blocks.0.ffn.value.gbmm": [32, 16] })).method.name, "bat");
+});
+
+Deno.test("loadAdapter + blocks of square layers, [16/R, R, R]: asks for the axis, and takes it", () => {
+  const path = writeBlocks({ "blocks.0.att.key.gbmm": [4, 4, 4], "blocks.1.att.key.gbmm": [4, 4, 4] });
+  assert.throws(() => loadAdapter(path), { message: /say --bat_axis in or --bat_axis out/ });
+  for (const axis of ["in", "out"] as const) {
+    const adapter = loadAdapter(path, { batAxis: axis, targets: { target_modules: ["att.key"] } });
+    assert.deepEqual(adapter.settings, { r: 4, axis });
+    merged(adapter);
+  }
+});

@@ -26,7 +26,8 @@ export function chooseMethod(settings: TrainSettings): MethodChoice | undefined 
   if (peft === "none" || peft === "full") return undefined;
   const { name, load, given } = namedChoice(settings);
   const method = adapterMethod(name);
-  const hints = { loraAlpha: settings.loraConfig.lora_alpha!, batAxis: settings.batAxis };
+  const { loraConfig: { lora_alpha: loraAlpha }, batAxis } = settings;
+  const hints = { loraAlpha: loraAlpha!, ...(name === "bat" ? { batAxis } : {}) };
   return { method, settings: given, hints, ...(load ? { load } : {}) };
 }
 
