@@ -46,6 +46,7 @@ export type { FloatDType } from "./adapters/merged_file.ts";
 export type {
   AdapterForward,
   AdapterHints,
+  AdapterInitialiser,
   AdapterMerge,
   AdapterMethod,
   AdapterParameter,

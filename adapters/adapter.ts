@@ -106,6 +106,8 @@ export interface NewAdapterOptions {
   readonly rankPattern?: Readonly<Record<string, number>> | undefined;
   /** Alphas likewise. */
   readonly alphaPattern?: Readonly<Record<string, number>> | undefined;
+  /** Leave zeros where the method computes first contents on an engine: `initialised` puts them in. */
+  readonly deferred?: boolean | undefined;
 }
 
 /**
@@ -118,6 +120,7 @@ export function newAdapter(
   options: NewAdapterOptions,
 ): Adapter {
   const { config, file } = model, { targets = {}, noise } = options;
+  const deferred = options.deferred && method.initialiser;
   const sites = linearSites(config);
   checkTargets(targets, sites);
   const settings = method.configure(options.settings);
@@ -128,7 +131,7 @@ export function newAdapter(
   for (const site of chosen) {
     const weight = () => file.readFloat32(`${site.name}.weight`);
     for (const [name, { shape, initial }] of Object.entries(empty.parametersAt(site))) {
-      const data = initial?.(noise, weight) ?? new Float32Array(sizeOf(shape));
+      const data = (deferred ? undefined : initial?.(noise, weight)) ?? new Float32Array(sizeOf(shape));
       tensors.set(`${site.name}.${name}`, { shape, data });
     }
   }

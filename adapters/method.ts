@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { Engine } from "../kernels/engine.ts";
 import type { Graph, Tensor } from "../kernels/graph.ts";
 import type { ModelConfig, Site } from "../rwkv/config.ts";
 import type { Noise } from "../rwkv/initialise.ts";
@@ -68,6 +69,21 @@ export interface AdapterMerge<S extends Settings> {
   readonly parameters: Readonly<Record<string, Float32Array>>;
 }
 
+/** First contents that are computed on an engine: see {@link AdapterMethod.initialiser}. */
+export interface AdapterInitialiser<S extends Settings> extends Disposable {
+  /**
+   * The first contents of all tensors at a site, by name.
+   * @param call.weight the base weight of the site, f32 [out, in]
+   * @throws RangeError, a clause on the weight, where they cannot be had
+   */
+  tensors(call: {
+    readonly site: Site;
+    readonly settings: S;
+    readonly noise: Noise;
+    readonly weight: Float32Array;
+  }): Promise<Readonly<Record<string, Float32Array>>>;
+}
+
 /** An addition to a weight as a product of thin matrices, B·A. */
 export interface LowRank {
   /** [R, in] */
@@ -96,6 +112,11 @@ export interface AdapterMethod<S extends Settings = Settings> {
   configure(given: Settings): S;
   /** The tensors added at a site. @throws RangeError if the settings do not fit it */
   parameters(site: Site, settings: S): Readonly<Record<string, AdapterParameter>>;
+  /**
+   * For a method whose first contents take long to compute: what computes them on an engine, which a run then starts from instead of
+   * each tensor's `initial`.
+   */
+  initialiser?(engine: Engine): AdapterInitialiser<S>;
   /** Weights of the model that are the method's own and train with it, by name, such as the initial WKV state. */
   weights?(config: ModelConfig, settings: S): ReadonlyMap<string, AdapterParameter>;
   /** The adapted layer: [M, in] → [M, out]. */

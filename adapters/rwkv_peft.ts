@@ -84,7 +84,7 @@ export function modernise(
 /** PiSSA's first A and B, from their own file. */
 function addInitial(tensors: Tensors, path: string, { loraInit, loraAlpha }: AdapterHints): void {
   if (loraInit === undefined) {
-    const beside = join(dirname(path), "init_pissa.pth");
+    const beside = join(dirname(path), INITIAL_FILE);
     if (loraAlpha === undefined && existsSync(beside)) {
       throw new AdapterError(
         `Cannot load ${path}: it may be a PiSSA, as ${beside} lies beside it; name that with --lora_init, ` +
@@ -134,6 +134,47 @@ function unflatten(tensors: Tensors): void {
   }
 }
 
+/** The file of a PiSSA's first tensors. */
+export const INITIAL_FILE = "init_pissa.pth";
+
+/** The name that a tensor which trains has as a first tensor. */
+const asInitial = (name: string) => name.replace(/\.lora_([AB])$/, ".init_lora_$1");
+
+/** Writes an adapter's first tensors into a folder as RWKV-PEFT does when a run begins. @returns the path; undefined where it has none */
+export function saveInitial(
+  { tensors }: Adapter,
+  folder: string,
+  { dtype = "F32", force }: Pick<SaveRwkvPeftOptions, "dtype" | "force"> = {},
+): string | undefined {
+  const initial = new Map([...tensors].filter(([name]) => /\.init_lora_[AB]$/.test(name)));
+  if (!initial.size) return undefined;
+  const path = join(folder, INITIAL_FILE);
+  writeTensors(path, initial, dtype, force);
+  return path;
+}
+
+/**
+ * A PiSSA at its start from the file of its first tensors.
+ * @param adapter has the shapes
+ * @throws AdapterError where the file holds others
+ */
+export function withInitial(adapter: Adapter, path: string): Adapter {
+  const { tensors: initial } = readTensors(path), tensors = new Map(adapter.tensors);
+  const unusable = (why: string) => new AdapterError(`Cannot begin a PiSSA with ${path}: ${why}`);
+  for (const [name, { shape }] of adapter.tensors) {
+    const first = asInitial(name), found = initial.get(first);
+    if (!/\.init_lora_[AB]$/.test(first)) continue;
+    if (!found) throw unusable(`it lacks "${first}"`);
+    if (found.shape.join() !== shape.join()) {
+      throw unusable(`its "${first}" is [${found.shape}] where rank and model ask for [${shape}]`);
+    }
+    tensors.set(name, { shape, data: name === first ? found.data : found.data.slice() });
+  }
+  const idle = [...initial.keys()].find((name) => !/\.init_lora_[AB]$/.test(name) || !tensors.has(name));
+  if (idle !== undefined) throw unusable(`its "${idle}" has no place in it`);
+  return adapter.withTensors(tensors);
+}
+
 /** How an adapter is written for RWKV-PEFT. */
 export interface SaveRwkvPeftOptions {
   /** What Bone's and BAT's tensors are called: `disha` since February 2025 (default), `bone` before. */
@@ -167,14 +208,10 @@ export function saveRwkvPeft(
     throw refuse(`it merges all layers with one scale, and ${[...overrides.keys()][0]} has another`);
   }
   const written = new Map([...tensors].map(([name, tensor]) => [name.replace(/\.bone$/, `.${era}`), tensor]));
-  const initial = new Map([...written].filter(([name]) => /\.init_lora_[AB]$/.test(name)));
-  initial.forEach((_, name) => written.delete(name));
-  const paths = [path];
-  writeTensors(path, written, dtype, force);
-  if (initial.size) {
-    paths.push(join(dirname(path), "init_pissa.pth"));
-    writeTensors(paths[1]!, initial, dtype, force);
-  }
+  const others = new Map([...written].filter(([name]) => !/\.init_lora_[AB]$/.test(name)));
+  writeTensors(path, others, dtype, force);
+  const initial = saveInitial(adapter, dirname(path), { dtype, force });
+  const paths = initial === undefined ? [path] : [path, initial];
   if (method.name !== "lora") return { paths };
   const { r, alpha, rslora } = settings as { r: number; alpha: number; rslora: boolean };
   return { paths, loraAlpha: rslora ? alpha * Math.sqrt(r) : alpha };

@@ -44,7 +44,7 @@ export class Progress {
   readonly #screen: Screen;
   #lastPlain = -Infinity;
   #lastLive = -Infinity;
-  #phase: { name: Phase; since: number } | undefined;
+  #phase: { name: Phase; since: number; detail?: string } | undefined;
   #step: StepReport | undefined;
 
   /** @param screen where it shows them */
@@ -64,8 +64,19 @@ export class Progress {
     this.#phase = { name, since: now };
     if (this.#screen.terminal) this.#draw();
     else if (ended && ended.name !== "training" && now - ended.since >= LONG_PHASE) {
-      const what = `${ended.name[0]!.toUpperCase()}${ended.name.slice(1)}`;
-      this.message(`${what} took ${((now - ended.since) / 1000).toFixed(1)} s`);
+      this.message(`${capitalised(ended.name)} took ${((now - ended.since) / 1000).toFixed(1)} s`);
+    }
+  }
+
+  /** Shows how far the phase is. */
+  part(name: string, done: number, all: number): void {
+    const now = performance.now(), detail = `${name}, ${done + 1} of ${all}`;
+    if (this.#phase) this.#phase.detail = detail;
+    if (this.#screen.terminal) {
+      if (now - this.#lastLive >= LIVE_INTERVAL) this.#draw();
+    } else if (this.#phase && now - Math.max(this.#lastPlain, this.#phase.since) >= PLAIN_INTERVAL) {
+      this.#lastPlain = now;
+      this.message(`${capitalised(this.#phase.name)}: ${detail}`);
     }
   }
 
@@ -95,7 +106,8 @@ export class Progress {
     if (!this.#screen.terminal) return;
     this.#lastLive = performance.now();
     const step = this.#step, phase = this.#phase?.name, room = this.#screen.columns() - 1;
-    const doing = phase && !(step && phase === "training") ? `${phase}… ` : "";
+    const detail = this.#phase?.detail ? `${this.#phase.detail} ` : "";
+    const doing = phase && !(step && phase === "training") ? `${phase}… ${detail}` : "";
     const bar = step ? `${"█".repeat(filled(step)).padEnd(BAR, "░")} ` : "";
     let line = `${bar}${doing}${step ? stepLine(step) : ""}`;
     // What is wanted least is left out first.
@@ -104,6 +116,10 @@ export class Progress {
     }
     this.#screen.write(`\r${line.slice(0, room)}\x1b[K`);
   }
+}
+
+function capitalised(text: string): string {
+  return text[0]!.toUpperCase() + text.slice(1);
 }
 
 function filled({ step, steps }: StepReport): number {

@@ -75,6 +75,7 @@ export async function trainOnTerminal({ task, run, next }: Training, work: Work)
   const result = await run({
     onMessage: (text) => progress.message(text),
     onPhase: (phase) => progress.phase(phase),
+    onProgress: (part, done, all) => progress.part(part, done, all),
     onStep: (report) => {
       work.begun = true;
       progress.step(report);

@@ -4,10 +4,11 @@
  * @module
  */
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { mergedWeight, unmergedWeight } from "../adapters/merge.ts";
 import { adapterMethod } from "../adapters/registry.ts";
+import { withInitial } from "../adapters/rwkv_peft.ts";
 import { isTarget } from "../adapters/targets.ts";
-import { leadingSingularValues } from "../adapters/pissa/svd.ts";
 import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
 import {
   Adapter,
@@ -21,9 +22,8 @@ import {
   type TrainOptions,
 } from "../mod.ts";
 import { linearSites } from "../rwkv/config.ts";
-import { random } from "../training/data/random.ts";
 import { withoutPeftNames } from "../training/peft_names.ts";
-import { randomNumbers, relativeError } from "./engines.ts";
+import { randomNumbers } from "./engines.ts";
 import { newPath, randomTexts, writeDocuments, writeTinyModel } from "./tiny_model.ts";
 
 const MODEL = writeTinyModel(newPath("model.safetensors"), { layers: 2 });
@@ -85,11 +85,13 @@ const RUNS: [string, TrainOptions, string, object][] = [
 ];
 for (const [name, options, method, settings] of RUNS) {
   Deno.test(`train + ${name}: learns, keeps what is frozen, and merges`, async () => {
-    const { steps, adapter } = await run(options);
+    const { steps, adapter, projDir } = await run(options);
     assert.deepEqual([adapter.method.name, adapter.settings], [method, settings]);
     assert.ok(steps.at(-1)!.loss < steps[0]!.loss + 0.2 && steps[0]!.gradientNorm > 0);
     using model = await loadModel(MODEL, { engine: "cpu" });
-    const fresh = createAdapter(model, { peft: method, ...settings });
+    const created = createAdapter(model, { peft: method, ...settings });
+    // What a PiSSA begins with comes from an engine.
+    const fresh = method === "pissa" ? withInitial(created, join(projDir, "init_pissa.pth")) : created;
     const parameters = adapter.parametersOn(model.config);
     assert.deepEqual([...adapter.tensors.keys()].sort(), [...fresh.tensors.keys()].sort());
     for (const [name, { data }] of adapter.tensors) {
@@ -419,40 +421,4 @@ Deno.test("withoutPeftNames + PEFT's words for each method: options that say the
     /--peft_config and --bone_config say the same/,
   );
   assert.throws(() => said("lora", { use_rslora: true }, { useRslora: false }), /--use_rslora say the same/);
-});
-
-Deno.test("leadingSingularValues + a matrix of known values: those, and their part of the matrix", () => {
-  const rows = 40, columns = 24, r = 5, number = randomNumbers(2);
-  // Columns of two random bases, made orthogonal by the decomposition under test of random matrices.
-  const of = (size: number) =>
-    leadingSingularValues(
-      Float32Array.from({ length: size * columns }, number),
-      { rows: size, columns, r: columns, iterations: 1 },
-      random(1, "svd"),
-    ).U;
-  const U = of(rows),
-    V = of(columns),
-    values = Float64Array.from({ length: columns }, (_, k) => 3 * 0.6 ** k);
-  const product = (count: number) =>
-    Float32Array.from({ length: rows * columns }, (_, at) => {
-      let sum = 0;
-      for (let k = 0; k < count; k++) {
-        sum += U[Math.floor(at / columns) * columns + k]! * values[k]! * V[at % columns * columns + k]!;
-      }
-      return sum;
-    });
-  const found = leadingSingularValues(
-    product(columns),
-    { rows, columns, r, iterations: 4 },
-    random(2, "svd"),
-  );
-  assert.ok(relativeError(found.S, values.subarray(0, r)) < 1e-6, `${found.S}`);
-  const part = Float32Array.from({ length: rows * columns }, (_, at) => {
-    let sum = 0;
-    for (let k = 0; k < r; k++) {
-      sum += found.U[Math.floor(at / columns) * r + k]! * found.S[k]! * found.V[at % columns * r + k]!;
-    }
-    return sum;
-  });
-  assert.ok(relativeError(part, product(r)) < 1e-5);
 });

@@ -49,6 +49,28 @@ Deno.test("Progress + a log: plain lines, the first and the last, without contro
   assert.deepEqual(log.text.split("\n"), ["Hello", LINE, LINE.replace("step 3", "step 12"), ""]);
 });
 
+Deno.test("Progress + a phase of many parts: the part by name and how many there are, now and then", () => {
+  const clock = performance.now.bind(performance);
+  let now = 0;
+  performance.now = () => now;
+  try {
+    const shown = (terminal: boolean) => {
+      const target = screen(terminal), progress = new Progress(target);
+      progress.phase("decomposing the weights");
+      for (const [done, name] of ["att.key", "att.value", "ffn.key"].entries()) {
+        progress.part(name, done, 3);
+        now += 4000;
+      }
+      progress.finish();
+      return target.text;
+    };
+    assert.equal(shown(false), "Decomposing the weights: ffn.key, 3 of 3\n");
+    assert.ok(shown(true).includes("decomposing the weights… ffn.key, 3 of 3 \x1b[K"));
+  } finally {
+    performance.now = clock;
+  }
+});
+
 Deno.test("Progress + a terminal: one line drawn again, with a bar and the phase, never wider than the terminal", () => {
   const wide = screen(true), progress = new Progress(wide);
   progress.phase("loading the model");

@@ -49,7 +49,7 @@ export async function planTraining(
       `The run folder ${settings.projDir} exists: name another with --proj_dir, or replace it with --force`,
     );
   }
-  using setup = await setUp(settings, listeners);
+  using setup = await setUp(settings, listeners, { goesOn: from?.run, isPlan: true });
   const { learner, text } = setup;
   const memory = planMemory(learner, text.heldOut !== undefined);
   const { planned } = stepCounts(settings, text.batches);

@@ -6,6 +6,7 @@
 import { join } from "node:path";
 import { Adapter } from "../adapters/adapter.ts";
 import { saveAdapter } from "../adapters/file.ts";
+import { saveInitial } from "../adapters/rwkv_peft.ts";
 import { wireAdapter } from "../adapters/wiring.ts";
 import { fromFloat32 } from "../formats/dtype.ts";
 import { writeTensorFile } from "../formats/tensor_file.ts";
@@ -128,6 +129,11 @@ export class Learner {
       session.dispose();
     }
     return text + answer.push(decoder.end()) + answer.end();
+  }
+
+  /** Writes what the adapter began with into a folder, where it keeps that. */
+  saveInitial(folder: string): void {
+    if (this.#adapter) saveInitial(this.#adapter, folder, { force: true });
   }
 
   /** Writes the adapter, or the model in its file's dtypes, into a folder. @returns the path */

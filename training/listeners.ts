@@ -32,6 +32,7 @@ export interface StepReport {
 export type Phase =
   | "reading the text"
   | "loading the model"
+  | "decomposing the weights"
   | "preparing the programs"
   | "measuring"
   | "writing samples"
@@ -44,6 +45,8 @@ export interface TrainListeners {
   onStep?: (report: StepReport) => void;
   /** Each phase as it begins. */
   onPhase?: (phase: Phase) => void;
+  /** How far a phase of many parts is: before each, its name, how many were done and how many there are. */
+  onProgress?: (part: string, done: number, all: number) => void;
   /** Findings and results, one sentence each. */
   onMessage?: (message: string) => void;
   /** Asked after every step: true saves and stops. */

@@ -16,6 +16,8 @@ export interface MethodChoice {
   readonly settings: Settings;
   /** An adapter to go on from instead. */
   readonly load?: string;
+  /** The first tensors of a PiSSA that begins with them. */
+  readonly initial?: string;
   /** What is said of that adapter's file. */
   readonly hints: AdapterHints;
 }
@@ -27,8 +29,13 @@ export function chooseMethod(settings: TrainSettings): MethodChoice | undefined 
   const { name, load, given } = namedChoice(settings);
   const method = adapterMethod(name);
   const { loraConfig: { lora_alpha: loraAlpha }, batAxis } = settings;
-  const hints = { loraAlpha: loraAlpha!, ...(name === "bat" ? { batAxis } : {}) };
-  return { method, settings: given, hints, ...(load ? { load } : {}) };
+  const initial = name === "pissa" && settings.pissaConfig.pissa_init;
+  const hints = {
+    loraAlpha: loraAlpha!,
+    ...(name === "bat" ? { batAxis } : {}),
+    ...(initial ? { loraInit: initial } : {}),
+  };
+  return { method, settings: given, hints, ...(load ? { load } : initial ? { initial } : {}) };
 }
 
 /** Method, settings and file for the names that RWKV-PEFT gives them. */

@@ -50,7 +50,7 @@ export interface LoraConfig {
 export interface PissaConfig {
   /** An adapter to go on from; "" for none. */
   readonly pissa_load?: string;
-  /** Must be "": an adapter of this program holds what it started from. */
+  /** File of first tensors, `init_pissa.pth`: those of pissa_load where it lacks them, or what to start from; "" for none. */
   readonly pissa_init?: string;
   /** Rank. */
   readonly pissa_r?: number;
@@ -309,11 +309,6 @@ export function settle(said: TrainOptions, freeFolder: () => string): TrainSetti
   if (boneConfig.bone_mode !== "bone" && boneConfig.bone_mode !== "bat") {
     throw new OptionError(
       `Unknown bone_mode "${boneConfig.bone_mode}" in --bone_config: there are bone and bat`,
-    );
-  }
-  if (pissaConfig.pissa_init) {
-    throw new OptionError(
-      'pissa_init in --pissa_config must be "": an adapter that was trained here holds what it started from',
     );
   }
   check(settings);

@@ -120,7 +120,11 @@ export function placed(settings: TrainSettings): TrainSettings {
     dataFile: absolute(dataFile),
     boneConfig: { ...boneConfig, bone_load: absolute(boneConfig.bone_load ?? "") },
     loraConfig: { ...loraConfig, lora_load: absolute(loraConfig.lora_load ?? "") },
-    pissaConfig: { ...pissaConfig, pissa_load: absolute(pissaConfig.pissa_load ?? "") },
+    pissaConfig: {
+      ...pissaConfig,
+      pissa_load: absolute(pissaConfig.pissa_load ?? ""),
+      pissa_init: absolute(pissaConfig.pissa_init ?? ""),
+    },
     ...(vocab === undefined ? {} : { vocab: absolute(vocab) }),
     ...(evalFile === undefined ? {} : { evalFile: absolute(evalFile) }),
   };

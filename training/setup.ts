@@ -10,7 +10,7 @@ import { readText, type Text } from "./data/text.ts";
 import { Learner } from "./learner.ts";
 import type { TrainListeners } from "./listeners.ts";
 import { OptionError, type TrainSettings } from "./options.ts";
-import { startingTensors } from "./start.ts";
+import { completed, startingTensors } from "./start.ts";
 
 /** A run that could begin. Disposing of it releases the engine and everything on it. */
 export interface Setup extends Disposable {
@@ -18,13 +18,19 @@ export interface Setup extends Disposable {
   readonly text: Text;
 }
 
-/** Reads everything that settings name. @throws in one sentence where they do not fit the files, or each other */
+/**
+ * Reads everything that settings name.
+ * @param run.goesOn the folder of a run that goes on
+ * @param run.isPlan whether no more than sizes matter, so that first contents which take long may be zeros
+ * @throws in one sentence where they do not fit the files, or each other
+ */
 export async function setUp(
   settings: TrainSettings,
-  { onMessage, onPhase }: TrainListeners,
+  { onMessage, onPhase, onProgress }: TrainListeners,
+  run: { readonly goesOn?: string | undefined; readonly isPlan?: boolean } = {},
 ): Promise<Setup> {
   using held = new DisposableStack();
-  const start = startingTensors(settings);
+  let start = startingTensors(settings, run.goesOn);
   const { engine, reason } = await chooseEngine(settings.engine, { precision: settings.precision });
   held.defer(() => engine.dispose());
   onMessage?.(reason);
@@ -34,6 +40,10 @@ export async function setUp(
     throw new OptionError(
       "--early_stop has nothing to judge by: hold text out with --held_out or --eval_file",
     );
+  }
+  if (start.pending && !run.isPlan) {
+    onPhase?.("decomposing the weights");
+    start = await completed(start, settings, engine, (...done) => onProgress?.(...done));
   }
   onPhase?.("loading the model");
   const model = held.use(

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { join } from "node:path";
 import {
   Adapter,
   baseWeight,
@@ -13,6 +14,9 @@ import {
 } from "../adapters/adapter.ts";
 import { loadAdapter } from "../adapters/file.ts";
 import { originalsOf } from "../adapters/originals.ts";
+import { initialised } from "../adapters/initialise.ts";
+import { INITIAL_FILE, withInitial } from "../adapters/rwkv_peft.ts";
+import type { Engine } from "../kernels/engine.ts";
 import { openTensorFile } from "../formats/tensor_file.ts";
 import type { ModelConfig } from "../rwkv/config.ts";
 import { readModelConfig } from "../rwkv/model.ts";
@@ -25,13 +29,16 @@ export interface Start {
   readonly config: ModelConfig;
   /** An adapter with the weights that train along, or all weights of the model. */
   readonly tensors: Adapter | Pick<Adapter, "tensors">;
+  /** Whether first contents are still to be computed on an engine, by {@link completed}. */
+  readonly pending?: boolean;
 }
 
 /**
  * Reads sizes and makes the tensors that will train.
+ * @param run the folder of a run that goes on, which holds what it began with
  * @throws in one sentence where settings and model do not fit
  */
-export function startingTensors(settings: TrainSettings): Start {
+export function startingTensors(settings: TrainSettings, run?: string): Start {
   using file = openTensorFile(settings.loadModel);
   const config = readModelConfig(file), choice = chooseMethod(settings);
   const hostTensor = (name: string) => [name, baseWeight(name, config, file)] as const;
@@ -43,7 +50,12 @@ export function startingTensors(settings: TrainSettings): Start {
   if (!load) {
     const noise = random(randomSeed, "adapter");
     const options = { settings: choice.settings, trainParts, noise, targets, rankPattern, alphaPattern };
-    return { config, tensors: newAdapter({ config, file, fingerprint: "" }, method, options) };
+    const adapter = newAdapter({ config, file, fingerprint: "" }, method, { ...options, deferred: true });
+    if (!method.initialiser) return { config, tensors: adapter };
+    const initial = run === undefined ? choice.initial : join(run, INITIAL_FILE);
+    return initial === undefined
+      ? { config, tensors: adapter, pending: true }
+      : { config, tensors: withInitial(adapter, initial) };
   }
   const adapter = loadAdapter(load, { ...hints, targets });
   if (adapter.method !== method) {
@@ -58,4 +70,18 @@ export function startingTensors(settings: TrainSettings): Start {
   const whole = withDerived(adapter, config, file);
   const tensors = new Map([...whole.tensors, ...others]);
   return { config, tensors: whole.with({ tensors, originals: originalsOf(tensors.keys(), file) }) };
+}
+
+/** The start with first contents that are computed on an engine. @throws AdapterError where a weight has none */
+export async function completed(
+  start: Start,
+  { loadModel, randomSeed }: TrainSettings,
+  engine: Engine,
+  onSite: (site: string, done: number, all: number) => void,
+): Promise<Start> {
+  const { config, tensors, pending } = start;
+  if (!pending || !(tensors instanceof Adapter)) return start;
+  using file = openTensorFile(loadModel);
+  const noise = random(randomSeed, "adapter");
+  return { config, tensors: await initialised(tensors, { config, file }, engine, noise, onSite) };
 }

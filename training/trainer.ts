@@ -58,7 +58,7 @@ export async function train(
     hold();
   }
 
-  using setup = await setUp(settings, listeners);
+  using setup = await setUp(settings, listeners, { goesOn: from?.run });
   const { learner, text } = setup;
   const config: RunConfig = {
     version: RUN_VERSION,
@@ -104,6 +104,7 @@ function openRun(
     Deno.mkdirSync(projDir, { recursive: true });
     hold();
   }
+  if (!from) learner.saveInitial(projDir);
   writeFileAtomic(join(projDir, "config.json"), JSON.stringify(config, null, 2) + "\n", { force: true });
   return first;
 }

@@ -14,7 +14,8 @@ import { matmul } from "../../kernels/ops/matmul/op.ts";
 import { plusProduct } from "../lora/product.ts";
 import type { AdapterMerge, AdapterMethod, Noise, Settings, Site } from "../method.ts";
 import { requireCount, requireKnown, requireNumber } from "../settings.ts";
-import { leadingSingularValues } from "./svd.ts";
+import { EngineProducts } from "./products.ts";
+import { type Decomposition, leadingSingularValues } from "./svd.ts";
 
 /** PiSSA's settings. */
 export interface PissaSettings extends Settings {
@@ -24,17 +25,21 @@ export interface PissaSettings extends Settings {
   readonly niter: number;
 }
 
-/** √S Vᵀ [R, in] and U √S [out, R] of a weight. */
-function principalPart(weight: Float32Array, site: Site, { r, niter }: PissaSettings, noise: Noise) {
-  const sizes = { rows: site.out, columns: site.in, r, iterations: niter };
-  const { U, S, V } = leadingSingularValues(weight, sizes, noise);
-  const A = new Float32Array(r * site.in), B = new Float32Array(site.out * r);
+/** √S Vᵀ [R, in] and U √S [out, R]. */
+function factors(site: Site, { left, S, right }: Decomposition): { A: Float32Array; B: Float32Array } {
+  const A = right.slice(), B = new Float32Array(left.length), r = S.length;
   for (let k = 0; k < r; k++) {
     const root = Math.sqrt(S[k]!);
-    for (let i = 0; i < site.in; i++) A[k * site.in + i] = root * V[i * r + k]!;
-    for (let o = 0; o < site.out; o++) B[o * r + k] = root * U[o * r + k]!;
+    for (let i = 0; i < site.in; i++) A[k * site.in + i]! *= root;
+    for (let o = 0; o < site.out; o++) B[o * r + k] = root * left[k * site.out + o]!;
   }
   return { A, B };
+}
+
+/** The same of a weight, without an engine. */
+function principalPart(weight: Float32Array, site: Site, { r, niter }: PissaSettings, noise: Noise) {
+  const sizes = { rows: site.out, columns: site.in, r, iterations: niter };
+  return factors(site, leadingSingularValues(weight, sizes, noise));
 }
 
 function changed({ site, settings: { r }, weight, parameters }: AdapterMerge<PissaSettings>, sign: number) {
@@ -75,6 +80,17 @@ export const pissa: AdapterMethod<PissaSettings> = {
     const A = { shape: [r, site.in], initial: (n: Noise, w: () => Float32Array) => first(n, w).A.slice() };
     const B = { shape: [site.out, r], initial: (n: Noise, w: () => Float32Array) => first(n, w).B.slice() };
     return { lora_A: A, lora_B: B, init_lora_A: { ...A, frozen: true }, init_lora_B: { ...B, frozen: true } };
+  },
+  initialiser(engine) {
+    const products = new EngineProducts(engine);
+    return {
+      async tensors({ site, settings: { r, niter }, noise, weight }) {
+        const sizes = { rows: site.out, columns: site.in, r, iterations: niter };
+        const { A, B } = factors(site, await products.decompose(weight, sizes, noise));
+        return { lora_A: A, lora_B: B, init_lora_A: A.slice(), init_lora_B: B.slice() };
+      },
+      [Symbol.dispose]: () => products[Symbol.dispose](),
+    };
   },
   forward({ graph, x, base, parameters }) {
     const through = (A: string, B: string) =>

@@ -1,183 +1,193 @@
 /**
- * The largest singular values of a matrix and their vectors, by a randomised range finder with power iterations (Halko, Martinsson
- * and Tropp, arXiv 0909.4061, algorithms 4.4 and 5.1). Double precision.
+ * The largest singular values of a matrix and their vectors, by randomised subspace iteration (Halko, Martinsson and Tropp, arXiv
+ * 0909.4061, algorithms 4.4 and 5.1). The products with the matrix, which are nearly all of the work, are asked for and may be done
+ * anywhere: {@link plainProducts} does them here, products.ts on an engine. What is thin is done here in double precision.
+ *
+ * Vectors are rows, so that every product has the form of a linear layer's forward or backward pass.
  *
  * @module
  */
 import type { Noise } from "../method.ts";
+import { symmetricEigen } from "./eigen.ts";
 
-/** The leading part of `W = U · diag(S) · Vᵀ`. */
+/** Sizes of a decomposition. */
+export interface Sizes {
+  readonly rows: number;
+  readonly columns: number;
+  /** Singular values that are wanted. */
+  readonly r: number;
+  /** Power iterations: each sharpens the result where singular values fall slowly. */
+  readonly iterations: number;
+}
+
+/** The leading part of `W = Leftᵀ · diag(S) · Right`. */
 export interface Decomposition {
-  /** [rows, r], row-major. */
-  readonly U: Float64Array;
+  /** [r, rows] */
+  readonly left: Float32Array;
   /** [r], from the largest on. */
   readonly S: Float64Array;
-  /** [columns, r], row-major. */
-  readonly V: Float64Array;
+  /** [r, columns] */
+  readonly right: Float32Array;
 }
 
-/** Directions beyond the rank that the range finder follows. */
+/** A product that is wanted of thin X [q, the smaller width of W], W standing for Wᵀ where it has fewer rows than columns. */
+export interface WantedProduct {
+  readonly X: Float32Array;
+  /** Whether X·Wᵀ·W, as wide as X, is wanted; else X·Wᵀ, as wide as W is long. */
+  readonly back: boolean;
+}
+
+/** Directions beyond the rank that are followed. */
 const OVERSAMPLING = 8;
 
+/** Directions that are followed for sizes. */
+export function directions({ rows, columns, r }: Sizes): number {
+  return Math.min(r + OVERSAMPLING, rows, columns);
+}
+
 /**
- * The `r` largest singular values of W [rows, columns].
- * @param iterations power iterations: each sharpens the result where singular values fall slowly
+ * Decomposes a matrix, of which it is told the products that it yields.
+ * @throws RangeError, a clause on the matrix, where a product is not finite
  */
-export function leadingSingularValues(
-  W: Float32Array,
-  { rows, columns, r, iterations }: { rows: number; columns: number; r: number; iterations: number },
+export function* decompose(
+  sizes: Sizes,
   noise: Noise,
-): Decomposition {
-  const q = Math.min(r + OVERSAMPLING, rows, columns);
-  const start = Float64Array.from({ length: columns * q }, () => noise.normal());
-  let Q = orthonormal(times(W, rows, columns, start, q), rows, q);
-  for (let i = 0; i < iterations; i++) {
-    const Z = orthonormal(transposedTimes(W, rows, columns, Q, q), columns, q);
-    Q = orthonormal(times(W, rows, columns, Z, q), rows, q);
-  }
-  // Bᵀ = Wᵀ Q; with B Bᵀ = E diag(S²) Eᵀ, U = Q E and V = Bᵀ E / S.
-  const Bt = transposedTimes(W, rows, columns, Q, q);
-  const { values, vectors } = symmetricEigen(gram(Bt, columns, q), q);
+): Generator<WantedProduct, Decomposition, Float32Array> {
+  const { rows, columns, r, iterations } = sizes, q = directions(sizes);
+  const wide = Math.min(rows, columns), long = Math.max(rows, columns);
+  let X: Float32Array = Float32Array.from({ length: q * wide }, () => noise.normal());
+  for (let i = 0; i <= iterations; i++) X = orthonormal(yield { X, back: true }, q, wide);
+  const Y = yield { X, back: false };
+  // With Y Yᵀ = E diag(S²) Eᵀ, the vectors are Eᵀ X and Eᵀ Y / S.
+  const { values, vectors } = symmetricEigen(gram(Y, q, long), q);
   const order = Array.from(values.keys()).sort((a, b) => values[b]! - values[a]!).slice(0, r);
   const S = Float64Array.from(order, (k) => Math.sqrt(Math.max(0, values[k]!)));
-  const E = new Float64Array(q * r);
-  order.forEach((k, j) => {
-    for (let i = 0; i < q; i++) E[i * r + j] = vectors[i * q + k]!;
-  });
-  const V = small(Bt, columns, q, E, r);
-  for (let i = 0; i < columns; i++) for (let j = 0; j < r; j++) V[i * r + j]! /= S[j]! || 1;
-  return { U: small(Q, rows, q, E, r), S, V };
+  const mix = (scale: (j: number) => number) => {
+    const E = new Float64Array(r * q);
+    order.forEach((k, j) => {
+      for (let i = 0; i < q; i++) E[j * q + i] = vectors[i * q + k]! * scale(j);
+    });
+    return E;
+  };
+  const short = combined(mix(() => 1), r, X, q, wide),
+    other = combined(mix((j) => S[j]! && 1 / S[j]!), r, Y, q, long);
+  return rows < columns ? { left: short, S, right: other } : { left: other, S, right: short };
 }
 
-/** W · X: [rows, q]. */
-function times(W: Float32Array, rows: number, columns: number, X: Float64Array, q: number): Float64Array {
-  const result = new Float64Array(rows * q), sum = new Float64Array(q);
-  for (let i = 0; i < rows; i++) {
-    sum.fill(0);
-    for (let j = 0; j < columns; j++) {
-      const w = W[i * columns + j]!, at = j * q;
-      for (let k = 0; k < q; k++) sum[k]! += w * X[at + k]!;
+/** Decomposes W [rows, columns] without an engine. */
+export function leadingSingularValues(W: Float32Array, sizes: Sizes, noise: Noise): Decomposition {
+  const work = decompose(sizes, noise), products = plainProducts(W, sizes);
+  let state = work.next();
+  while (!state.done) state = work.next(products(state.value));
+  return state.value;
+}
+
+/** Products with W [rows, columns] in plain code. */
+function plainProducts(W: Float32Array, sizes: Sizes): (wanted: WantedProduct) => Float32Array {
+  const { rows, columns } = sizes, q = directions(sizes);
+  /** X [q, columns] · Wᵀ: [q, rows]. */
+  const forward = (X: Float32Array) => {
+    const result = new Float32Array(q * rows);
+    for (let o = 0; o < rows; o++) {
+      const w = W.subarray(o * columns, (o + 1) * columns);
+      for (let k = 0; k < q; k += 4) {
+        const sums = dotFour(w, X, k, Math.min(4, q - k), columns);
+        for (let j = 0; j < sums.length; j++) result[(k + j) * rows + o] = sums[j]!;
+      }
     }
-    result.set(sum, i * q);
-  }
-  return result;
-}
-
-/** Wᵀ · X: [columns, q]. */
-function transposedTimes(
-  W: Float32Array,
-  rows: number,
-  columns: number,
-  X: Float64Array,
-  q: number,
-): Float64Array {
-  const result = new Float64Array(columns * q);
-  for (let i = 0; i < rows; i++) {
-    const x = X.subarray(i * q, (i + 1) * q);
-    for (let j = 0; j < columns; j++) {
-      const w = W[i * columns + j]!, at = j * q;
-      for (let k = 0; k < q; k++) result[at + k]! += w * x[k]!;
+    return result;
+  };
+  /** X [q, rows] · W: [q, columns]. */
+  const backward = (X: Float32Array) => {
+    const result = new Float64Array(q * columns);
+    for (let o = 0; o < rows; o++) {
+      const w = W.subarray(o * columns, (o + 1) * columns);
+      for (let k = 0; k < q; k++) addScaled(result, k * columns, w, X[k * rows + o]!);
     }
-  }
-  return result;
+    return Float32Array.from(result);
+  };
+  const [there, back] = rows < columns ? [backward, forward] : [forward, backward];
+  return (wanted) => wanted.back ? back(there(wanted.X)) : there(wanted.X);
 }
 
-/** X · E for small E [q, r]. */
-function small(X: Float64Array, rows: number, q: number, E: Float64Array, r: number): Float64Array {
-  const result = new Float64Array(rows * r);
-  for (let i = 0; i < rows; i++) {
-    for (let k = 0; k < q; k++) {
-      const x = X[i * q + k]!;
-      for (let j = 0; j < r; j++) result[i * r + j]! += x * E[k * r + j]!;
-    }
+/** Products of a vector with `count` rows of X from row `k` on: at most four, so that it is read once for all. */
+function dotFour(w: Float32Array, X: ArrayLike<number>, k: number, count: number, n: number): number[] {
+  const at = (j: number) => Math.min(k + j, k + count - 1) * n;
+  const [a, b, c, d] = [at(0), at(1), at(2), at(3)];
+  let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+  for (let i = 0; i < n; i++) {
+    const x = w[i]!;
+    s0 += x * X[a + i]!;
+    s1 += x * X[b + i]!;
+    s2 += x * X[c + i]!;
+    s3 += x * X[d + i]!;
   }
-  return result;
+  return [s0, s1, s2, s3].slice(0, count);
 }
 
-/** Xᵀ X: [q, q]. */
-function gram(X: Float64Array, rows: number, q: number): Float64Array {
+function addScaled(result: Float64Array, at: number, x: ArrayLike<number>, scale: number): void {
+  for (let i = 0; i < x.length; i++) result[at + i]! += scale * x[i]!;
+}
+
+/** X Xᵀ of thin X [q, n]: [q, q]. @throws RangeError where it is not finite */
+function gram(X: Float32Array, q: number, n: number): Float64Array {
   const result = new Float64Array(q * q);
-  for (let i = 0; i < rows; i++) {
-    for (let k = 0; k < q; k++) {
-      const x = X[i * q + k]!;
-      for (let j = 0; j < q; j++) result[k * q + j]! += x * X[i * q + j]!;
+  for (let i = 0; i < q; i++) {
+    const row = X.subarray(i * n, (i + 1) * n);
+    for (let k = 0; k <= i; k += 4) {
+      dotFour(row, X, k, Math.min(4, i + 1 - k), n).forEach((sum, j) => {
+        result[i * q + k + j] = result[(k + j) * q + i] = sum;
+      });
     }
+  }
+  if (!result.every(Number.isFinite)) throw new RangeError("has no finite products with vectors");
+  return result;
+}
+
+/** Adds up to four rows of X that follow each other, each times its scale, so that the sum is read once for all. */
+function addFour(sum: Float64Array, X: Float32Array, scales: Float64Array, at: number): void {
+  const n = sum.length, [a = 0, b = 0, c = 0, d = 0] = scales;
+  if (!a && !b && !c && !d) return;
+  // A row that is not there counts nothing, and another is read in its place.
+  const of = (j: number) => at + Math.min(j, scales.length - 1) * n;
+  const [i0, i1, i2, i3] = [of(0), of(1), of(2), of(3)];
+  for (let i = 0; i < n; i++) sum[i]! += a * X[i0 + i]! + b * X[i1 + i]! + c * X[i2 + i]! + d * X[i3 + i]!;
+}
+
+/** E [r, q] · X [q, n]. */
+function combined(E: Float64Array, r: number, X: Float32Array, q: number, n: number): Float32Array {
+  const result = new Float32Array(r * n), sum = new Float64Array(n);
+  for (let k = 0; k < r; k++) {
+    sum.fill(0);
+    for (let j = 0; j < q; j += 4) addFour(sum, X, E.subarray(k * q + j, k * q + Math.min(j + 4, q)), j * n);
+    result.set(sum, k * n);
   }
   return result;
 }
 
-/** A column this much shorter than it was is in the span of those before it. */
+/** A row of which this share of the squared length is left is, as far as f32 can tell, in the span of those before it. */
 const DEPENDENT = 1e-12;
 
-/** Orthonormal columns with the span of X's, by Gram-Schmidt twice; a column in the span of others becomes zero. */
-function orthonormal(X: Float64Array, rows: number, q: number): Float64Array {
-  const columns = Array.from(
-    { length: q },
-    (_, k) => Float64Array.from({ length: rows }, (_, i) => X[i * q + k]!),
-  );
-  const dot = (a: Float64Array, b: Float64Array) => {
-    let sum = 0;
-    for (let i = 0; i < rows; i++) sum += a[i]! * b[i]!;
-    return sum;
-  };
-  columns.forEach((column, k) => {
-    const before = Math.sqrt(dot(column, column));
-    for (let pass = 0; pass < 2; pass++) {
-      for (const other of columns.slice(0, k)) {
-        const share = dot(column, other);
-        for (let i = 0; i < rows; i++) column[i]! -= share * other[i]!;
-      }
+/** Orthonormal rows with the span of X's, by Cholesky's decomposition of X Xᵀ; a row in the span of others becomes zero. */
+function orthonormal(X: Float32Array, q: number, n: number): Float32Array {
+  const L = gram(X, q, n), lengths = Float64Array.from({ length: q }, (_, k) => L[k * (q + 1)]!);
+  // The inverse of L below grows row by row with L itself.
+  const inverse = new Float64Array(q * q);
+  for (let i = 0; i < q; i++) {
+    for (let j = 0; j <= i; j++) {
+      let sum = L[i * q + j]!;
+      for (let k = 0; k < j; k++) sum -= L[i * q + k]! * L[j * q + k]!;
+      if (i !== j) L[i * q + j] = L[j * (q + 1)]! && sum / L[j * (q + 1)]!;
+      else L[i * (q + 1)] = sum > DEPENDENT * lengths[i]! ? Math.sqrt(sum) : 0;
     }
-    const length = Math.sqrt(dot(column, column));
-    const scale = length > DEPENDENT * before ? 1 / length : 0;
-    for (let i = 0; i < rows; i++) column[i]! *= scale;
-  });
-  const result = new Float64Array(rows * q);
-  columns.forEach((column, k) => {
-    for (let i = 0; i < rows; i++) result[i * q + k] = column[i]!;
-  });
-  return result;
-}
-
-/** Sweeps of rotations at most; ten do for any matrix met in practice. */
-const SWEEPS = 60;
-
-/** Eigenvalues of a symmetric q × q matrix and its eigenvectors as columns, by Jacobi's cyclic rotations. */
-function symmetricEigen(matrix: Float64Array, q: number): { values: Float64Array; vectors: Float64Array } {
-  const a = matrix.slice(), vectors = new Float64Array(q * q);
-  for (let i = 0; i < q; i++) vectors[i * (q + 1)] = 1;
-  const size = Math.sqrt(a.reduce((sum, x) => sum + x * x, 0));
-  const rotate = (
-    m: Float64Array,
-    i: number,
-    j: number,
-    stride: number,
-    step: number,
-    c: number,
-    s: number,
-  ) => {
-    for (let k = 0; k < q; k++) {
-      const x = m[i * step + k * stride]!, y = m[j * step + k * stride]!;
-      m[i * step + k * stride] = c * x - s * y;
-      m[j * step + k * stride] = s * x + c * y;
+    const pivot = L[i * (q + 1)]!;
+    if (!pivot) continue;
+    for (let j = 0; j < i; j++) {
+      let sum = 0;
+      for (let k = j; k < i; k++) sum += L[i * q + k]! * inverse[k * q + j]!;
+      inverse[i * q + j] = -sum / pivot;
     }
-  };
-  for (let sweep = 0; sweep < SWEEPS; sweep++) {
-    let rest = 0;
-    for (let i = 0; i < q; i++) for (let j = 0; j < i; j++) rest = Math.max(rest, Math.abs(a[i * q + j]!));
-    if (rest <= 1e-15 * size) break;
-    for (let i = 0; i < q; i++) {
-      for (let j = i + 1; j < q; j++) {
-        const off = a[i * q + j]!;
-        if (off === 0) continue;
-        const theta = (a[j * q + j]! - a[i * q + i]!) / (2 * off);
-        const t = (theta < 0 ? -1 : 1) / (Math.abs(theta) + Math.sqrt(theta * theta + 1));
-        const c = 1 / Math.sqrt(t * t + 1), s = t * c;
-        rotate(a, i, j, 1, q, c, s);
-        rotate(a, i, j, q, 1, c, s);
-        rotate(vectors, i, j, q, 1, c, s);
-      }
-    }
+    inverse[i * (q + 1)] = 1 / pivot;
   }
-  return { values: Float64Array.from({ length: q }, (_, i) => a[i * (q + 1)]!), vectors };
+  return combined(inverse, q, X, q, n);
 }
