@@ -6,6 +6,8 @@
 import assert from "node:assert/strict";
 import { Graph, Variable } from "../kernels/graph.ts";
 import type { Op, Pass } from "../kernels/op.ts";
+import { matmul } from "../kernels/ops/matmul/op.ts";
+import { assign } from "../kernels/ops/update/op.ts";
 import { compile } from "../kernels/plan.ts";
 import { WebGpuEngine } from "../kernels/engines/webgpu/engine.ts";
 import { listCheckpoints } from "../training/checkpoint.ts";
@@ -134,6 +136,29 @@ Deno.test("WebGpuEngine.open + an adapter that gives no device: one sentence", a
     message:
       "Cannot use Fake GPU: it gives no device (Not enough memory left. Long explanation.); use --engine cpu",
   });
+});
+
+Deno.test({
+  name: "WebGpuEngine.open + matrix units that fail: not used, the reason is kept, and products are in f32",
+  ignore: withoutGpu,
+  async fn() {
+    // A device is told to have units of a size that no device has.
+    const engine = await openWebGpu((report) => ({ ...report, matrixUnits: { side: 4, lanes: 4 } }));
+    try {
+      assert.equal(engine.matrixUnits, false);
+      assert.match(engine.matrixUnitsFault!, /refused compiling matmul/);
+      const graph = new Graph(), a = new Variable("a", [2, 3]), out = new Variable("out", [2, 2]);
+      assign(graph, out, matmul(graph, graph.use(a), graph.use(a), { transposeB: true }));
+      engine.allocate(a, new Float32Array([1, 2, 3, 1 / 3, 0, 0]));
+      engine.allocate(out);
+      using program = await engine.load(compile(graph));
+      program.run();
+      const third = Math.fround(1 / 3);
+      assert.deepEqual([...await engine.read(out)].slice(0, 2), [14, third]);
+    } finally {
+      engine.dispose();
+    }
+  },
 });
 
 Deno.test("train + a device that is lost at work: one sentence, the step to go on from, and a run that goes on elsewhere", async () => {

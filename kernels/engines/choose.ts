@@ -125,7 +125,10 @@ function processor(reason: string, threads: number | undefined): ChosenEngine {
 
 async function gpu({ report, note }: Found, precision: Precision, reason: string): Promise<ChosenEngine> {
   const engine = await WebGpuEngine.open(report, { precision });
-  const products = engine.matrixUnits ? "products on matrix units, f16 with f32 sums" : "products in f32";
+  const fault = engine.matrixUnitsFault;
+  const products = engine.matrixUnits
+    ? "products on matrix units, f16 with f32 sums"
+    : `products in f32${fault ? `, as its matrix units failed: ${fault}` : ""}`;
   return {
     engine,
     reason: `Engine: webgpu, ${engine.description}, ${products} (${note ? `${reason}; ${note}` : reason})`,

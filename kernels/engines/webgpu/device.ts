@@ -80,7 +80,7 @@ const LAST_WORDS = 500;
 
 /** A device, its limits, and the first thing that went wrong with it. */
 export class Device {
-  readonly limits: DeviceLimits;
+  #limits: DeviceLimits;
   /** What was submitted last, for people. */
   running = "nothing";
   #fault: string | undefined;
@@ -93,7 +93,7 @@ export class Device {
     units: MatrixUnits | undefined,
     readonly patience: number,
   ) {
-    this.limits = {
+    this.#limits = {
       ...(units && { matrixUnits: units }),
       workgroupBytes: gpu.limits.maxComputeWorkgroupStorageSize,
       bindingBytes: gpu.limits.maxStorageBufferBindingSize,
@@ -130,6 +130,17 @@ export class Device {
       const why = firstLines((error as Error).message);
       throw new EngineError(`Cannot use ${description}: it gives no device (${why}); use --engine cpu`);
     }
+  }
+
+  /** What lowerings may count on. */
+  get limits(): DeviceLimits {
+    return this.#limits;
+  }
+
+  /** Leaves the matrix units alone from here on. */
+  giveUpMatrixUnits(): void {
+    const { matrixUnits: _, ...limits } = this.#limits;
+    this.#limits = limits;
   }
 
   /** Gives the device back. */

@@ -10,6 +10,7 @@ import type { Binding, DeviceLimits, Pass } from "../../op.ts";
 import type { Program } from "../../plan.ts";
 import { type AdapterReport, Device } from "./device.ts";
 import { Pipelines } from "./pipelines.ts";
+import { matrixUnitsFault } from "./probe.ts";
 import { timedPasses } from "./timing.ts";
 import { type Trial, Tuner } from "./tuner.ts";
 
@@ -45,6 +46,8 @@ export type Precision = "auto" | "fp32";
 export class WebGpuEngine implements Engine {
   readonly name = "webgpu";
   readonly description: string;
+  /** Why matrix units that the device offers are not used; undefined where they are, or were not wanted. */
+  matrixUnitsFault: string | undefined;
   readonly #device: Device;
   readonly #variables = new Map<Variable, GPUBuffer>();
   readonly #pipelines: Pipelines;
@@ -61,7 +64,7 @@ export class WebGpuEngine implements Engine {
   }
 
   /**
-   * Opens an engine on an adapter.
+   * Opens an engine on an adapter. Its matrix units are used once they have multiplied rightly.
    * @param options.precision "fp32" leaves the matrix units alone, whose operands are f16
    * @param options.tuned whether the fastest of several shaders is found out by measuring; default: where there is hardware
    * @param options.patience milliseconds after which work that does not end is given up
@@ -73,7 +76,11 @@ export class WebGpuEngine implements Engine {
     const { matrixUnits, ...plain } = report;
     const withUnits = matrixUnits && options.precision !== "fp32";
     const device = await Device.request(withUnits ? report : plain, options.patience);
-    return new WebGpuEngine(device, options.tuned ?? !report.software);
+    const fault = withUnits && await matrixUnitsFault(new WebGpuEngine(device, false));
+    if (fault) device.giveUpMatrixUnits();
+    const engine = new WebGpuEngine(device, options.tuned ?? !report.software);
+    if (fault) engine.matrixUnitsFault = fault;
+    return engine;
   }
 
   /** What lowerings count on. */

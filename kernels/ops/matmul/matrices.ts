@@ -1,8 +1,8 @@
 /**
  * The product's shader on matrix units: f16 operands, f32 sums.
  *
- * A workgroup stages a slice of both operands as f16 in the order in which they lie in memory (a transposed operand is loaded by
- * columns, which costs nothing) while the next slice is on its way into registers; each of its subgroups holds a block of the
+ * A workgroup stages a slice of both operands as f16, four numbers at a store, in the order in which they lie in memory (a transposed
+ * operand is loaded by columns, which costs nothing) while the next slice is on its way into registers; each of its subgroups holds a block of the
  * tile as matrices of sums. Staged rows are padded by 8 halves against bank conflicts. Numbers over f16's range become infinite,
  * so that the loss shows them.
  *
@@ -92,11 +92,12 @@ function operand(x: "a" | "b", binding: number, { dtype, slice, rowsAlongK, widt
   const reads = slice.width / count;
   const row = `i / ${reads}u`, column = `i % ${reads}u * ${count}u`;
   const [k, outer] = rowsAlongK ? [row, column] : [column, row];
+  const fours = ["low", "high"].slice(0, count / 4);
   const known = (index: "outer" | "k") =>
     width === undefined ? undefined : (index === "k") === rowsAlongK ? `${width}u` : "1u";
   return `
 @group(0) @binding(${binding}) var<storage, read> ${x}: array<${type}>;
-var<workgroup> ${x}_slice: array<f16, ${slice.rows * slice.stride}>;
+var<workgroup> ${x}_slice: array<vec4<f16>, ${slice.rows * slice.stride / 4}>;
 fn ${x}_start(i: u32, first: u32) -> u32 {
   return (${start}(first + ${outer}) * ${known("outer") ?? across} + (${k}) * ${
     known("k") ?? along
@@ -111,9 +112,9 @@ fn ${x}_fetch(i: u32, first: u32, start: u32, k0: u32, last: u32) -> ${type} {
   }
 }
 fn ${x}_stage(i: u32, w: ${type}) {
-  let at = ${row} * ${slice.stride}u + ${column};
+  let at = (${row} * ${slice.stride}u + ${column}) / 4u;
   ${halves}
-  ${times(count, (j) => `${x}_slice[at + ${j}u] = ${j < 4 ? "low" : "high"}[${j % 4}];`)}
+  ${fours.map((four, j) => `${x}_slice[at + ${j}u] = ${four};`).join(" ")}
 }`;
 }
 
@@ -143,14 +144,27 @@ export function matricesShader(
       `${x}${i} = ${x}_fetch(lane + ${i * threads}u, ${first}, ${x}_start${i}, ${k0}, last);`
     );
   const matrix = (kind: string, type: string) => `subgroup_matrix_${kind}<${type}, ${side}, ${side}>`;
+  // Offsets and strides count the vectors of a slice.
+  const load = (x: "a" | "b", byColumns: boolean, stride: number, offset: string) =>
+    `${byColumns ? "col" : "row"}_major>(&${x}_slice, (${offset}) / 4u, ${stride / 4}u)`;
   const loadA = (i: number, q: number) =>
-    layout.transposeA
-      ? `col_major>(&a_slice, ${q * side * a.stride}u + m_block + ${i * side}u, ${a.stride}u)`
-      : `row_major>(&a_slice, (m_block + ${i * side}u) * ${a.stride}u + ${q * side}u, ${a.stride}u)`;
+    load(
+      "a",
+      layout.transposeA,
+      a.stride,
+      layout.transposeA
+        ? `${q * side * a.stride}u + m_block + ${i * side}u`
+        : `(m_block + ${i * side}u) * ${a.stride}u + ${q * side}u`,
+    );
   const loadB = (j: number, q: number) =>
-    layout.transposeB
-      ? `col_major>(&b_slice, (n_block + ${j * side}u) * ${b.stride}u + ${q * side}u, ${b.stride}u)`
-      : `row_major>(&b_slice, ${q * side * b.stride}u + n_block + ${j * side}u, ${b.stride}u)`;
+    load(
+      "b",
+      layout.transposeB,
+      b.stride,
+      layout.transposeB
+        ? `(n_block + ${j * side}u) * ${b.stride}u + ${q * side}u`
+        : `${q * side * b.stride}u + n_block + ${j * side}u`,
+    );
   const blocks = (block: (i: number, j: number) => string) =>
     times(rows, (i) => times(columns, (j) => block(i, j)));
   const place = (i: number, j: number) =>
