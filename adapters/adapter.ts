@@ -42,6 +42,8 @@ export class Adapter {
     readonly promptFormat?: string,
     /** What the base model held where this one has weights of its own, as far as it is known. */
     readonly originals: Originals = new Map(),
+    /** Whether its layers' weights lie [in, out] in the base model's file, as GPT-2's do; PEFT's `fan_in_fan_out`. */
+    readonly fanInFanOut = false,
   ) {}
 
   /** The settings at a site. */
@@ -76,9 +78,11 @@ export class Adapter {
 
   /** The same adapter but for what is given. */
   with(changed: Partial<Pick<Adapter, "tensors" | "base" | "promptFormat" | "originals">>): Adapter {
-    const { method, settings, overrides, targets } = this;
+    const { method, settings, overrides, targets, fanInFanOut } = this;
     const { tensors, base, promptFormat, originals } = { ...this, ...changed };
-    return new Adapter(method, settings, tensors, base, overrides, targets, promptFormat, originals);
+    return new Adapter(
+      ...[method, settings, tensors, base, overrides, targets, promptFormat, originals, fanInFanOut] as const,
+    );
   }
 }
 
@@ -129,6 +133,7 @@ export function newAdapter(
   const empty = new Adapter(method, settings, new Map(), model.fingerprint, overrides, targets);
   const tensors = new Map<string, HostTensor>();
   for (const site of chosen) {
+    method.checkFresh?.(site, empty.settingsAt(site.name));
     const weight = () => file.readFloat32(`${site.name}.weight`);
     for (const [name, { shape, initial }] of Object.entries(empty.parametersAt(site))) {
       const data = (deferred ? undefined : initial?.(noise, weight)) ?? new Float32Array(sizeOf(shape));

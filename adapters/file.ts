@@ -21,7 +21,8 @@ const DESCRIPTION_VERSION = 1;
 
 /** Saves an adapter as `.pth` or safetensors, after the extension of the path. @throws if the path exists and `force` is not set */
 export function saveAdapter(adapter: Adapter, path: string, options: { force?: boolean } = {}): void {
-  const { method, settings, base, tensors, overrides, targets, promptFormat, originals } = adapter;
+  const { method, settings, base, tensors, overrides, targets, promptFormat, originals, fanInFanOut } =
+    adapter;
   const description = JSON.stringify({
     version: DESCRIPTION_VERSION,
     method: method.name,
@@ -30,6 +31,7 @@ export function saveAdapter(adapter: Adapter, path: string, options: { force?: b
     ...(overrides.size ? { overrides: Object.fromEntries(overrides) } : {}),
     promptFormat,
     ...(Object.keys(targets).length ? { targets } : {}),
+    ...(fanInFanOut ? { fanInFanOut } : {}),
   });
   writeTensorFile(path, {
     format: path.endsWith(".pth") ? "pth" : "safetensors",
@@ -56,7 +58,7 @@ export function loadAdapter(path: string, hints: AdapterHints = {}): Adapter {
   if (folder !== undefined) return loadPeft(folder);
   const read = readTensors(path), { tensors, metadata } = read;
   const known = described(metadata.get("wishbone"), path);
-  const { method, settings, base, overrides, targets = hints.targets, promptFormat } = known ??
+  const { method, settings, base, overrides, targets = hints.targets, promptFormat, fanInFanOut } = known ??
     recognised(tensors, path, modernise(read, path, hints));
   const kept = metadata.get(ORIGINALS), originals = kept === undefined ? undefined : decodeOriginals(kept);
   if (kept !== undefined && !originals) {
@@ -64,7 +66,9 @@ export function loadAdapter(path: string, hints: AdapterHints = {}): Adapter {
       `Cannot load ${path}: what it keeps of its base model's weights (${ORIGINALS}) is malformed`,
     );
   }
-  return new Adapter(method, settings, tensors, base, overrides, targets, promptFormat, originals);
+  return new Adapter(
+    ...[method, settings, tensors, base, overrides, targets, promptFormat, originals, fanInFanOut] as const,
+  );
 }
 
 type Description = {
@@ -74,6 +78,7 @@ type Description = {
   overrides?: ReadonlyMap<string, Settings>;
   targets?: Targets;
   promptFormat?: string;
+  fanInFanOut?: boolean;
 };
 
 /** The description that a file carries, which may be anybody's; undefined where there is none. */
@@ -89,7 +94,7 @@ function described(text: string | undefined, path: string): Description | undefi
   const isObject = (value: unknown): value is Record<string, unknown> =>
     typeof value === "object" && value !== null && !Array.isArray(value);
   if (!isObject(description)) throw unusable("is not an object");
-  const { version, method, settings, base, overrides = {}, targets, promptFormat } = description;
+  const { version, method, settings, base, overrides = {}, targets, promptFormat, fanInFanOut } = description;
   if (version !== DESCRIPTION_VERSION) {
     throw unusable(`has version ${JSON.stringify(version)}, and this Wishbone reads ${DESCRIPTION_VERSION}`);
   }
@@ -103,6 +108,7 @@ function described(text: string | undefined, path: string): Description | undefi
     ...(typeof base === "string" && base ? { base } : {}),
     ...(targets ? { targets: targets as Targets } : {}),
     ...(typeof promptFormat === "string" ? { promptFormat } : {}),
+    fanInFanOut: fanInFanOut === true,
   };
 }
 

@@ -49,7 +49,7 @@ export function fitTo(adapter: Adapter, file: TensorFile): Fit {
       }
       replaced.set(weight.name, { name, turned });
     } else if (linear && linear.shape.length === 2) {
-      const turned = isTurned(`${site}.weight`, linear);
+      const turned = isTurned(`${site}.weight`, linear) !== adapter.fanInFanOut;
       const [out, width] = (turned ? linear.shape.toReversed() : linear.shape) as [number, number];
       const layer = Number(/\.(\d+)\./.exec(`.${site}`)?.[1] ?? 0);
       sites.set(linear.name, { site: { name: site, layer, in: width, out }, turned });

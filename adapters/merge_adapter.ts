@@ -8,6 +8,7 @@ import { dirname } from "node:path";
 import { openTensorFile, type TensorFile } from "../formats/tensor_file.ts";
 import { chooseEngine, type EngineChoice } from "../kernels/engines/choose.ts";
 import type { Engine } from "../kernels/engine.ts";
+import { linearSites } from "../rwkv/config.ts";
 import { fingerprint, readModelConfig } from "../rwkv/model.ts";
 import { type Adapter, AdapterError, checkBase, checkFits } from "./adapter.ts";
 import { compareLayers, compareLogits, type MergeCheck } from "./check_merge.ts";
@@ -92,7 +93,7 @@ export async function mergeAdapter(options: MergeOptions): Promise<MergeResult> 
     using merged = openTensorFile(pending.path);
     checkSame(file, merged, adapter);
     const [before, after] = unmerge ? [merged, file] : [file, merged];
-    const check = isRwkv7 && fitsInto(engine, file)
+    const check = isRwkv7 && !isBeyond(adapter, file) && fitsInto(engine, file)
       ? await compareLogits(before.path, adapter, after.path, engine)
       : await compareLayers(before, adapter, after, engine);
     if (!(check.relativeError <= check.bound)) {
@@ -119,9 +120,20 @@ export async function mergeAdapter(options: MergeOptions): Promise<MergeResult> 
  */
 export function requireFit(adapter: Adapter, file: TensorFile): boolean {
   const isRwkv7 = file.tensors.has("blocks.0.att.r_k");
-  if (isRwkv7) checkFits(adapter, readModelConfig(file));
-  else fitTo(adapter, file);
+  if (!isRwkv7 || isBeyond(adapter, file)) fitTo(adapter, file);
+  else checkFits(adapter, readModelConfig(file));
   return isRwkv7;
+}
+
+/** Whether an adapter sits on layers of an RWKV-7 model that are not adapted here, such as the head: they can be merged all the same. */
+function isBeyond(adapter: Adapter, file: TensorFile): boolean {
+  const own = new Set(linearSites(readModelConfig(file)).map(({ name }) => name));
+  try {
+    return fitTo(adapter, file).sites.values().some(({ site }) => !own.has(site.name));
+  } catch (error) {
+    if (error instanceof AdapterError || error instanceof RangeError) return false;
+    throw error;
+  }
 }
 
 /** Whether a model is compared by its logits on this engine. */

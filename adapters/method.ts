@@ -117,6 +117,8 @@ export interface AdapterMethod<S extends Settings = Settings> {
    * each tensor's `initial`.
    */
   initialiser?(engine: Engine): AdapterInitialiser<S>;
+  /** Refuses what no adapter should be made with at a site, though files may have it. @throws RangeError in one sentence */
+  checkFresh?(site: Site, settings: S): void;
   /** Weights of the model that are the method's own and train with it, by name, such as the initial WKV state. */
   weights?(config: ModelConfig, settings: S): ReadonlyMap<string, AdapterParameter>;
   /** The adapted layer: [M, in] → [M, out]. */

@@ -76,6 +76,9 @@ const METHODS: [string, Record<string, unknown>][] = [
   ["bat", { r: 8, axis: "out" }],
   ["lora", { r: 3, alpha: 5, rslora: true }],
   ["dora", { r: 3, alpha: 5 }],
+  // Ranks over the widths of the layers do no more than these, but files have them.
+  ["bone", { r: 50 }],
+  ["lora", { r: 50, alpha: 5 }],
 ];
 for (const [name, settings] of METHODS) {
   for (const dtype of ["F32", "BF16", "F16"] as const) {

@@ -7,13 +7,14 @@
  *
  * With shards of R rows, W'[o, i] = W[o, i] + D[o mod R, i]. With `mini_r`, the shards are small in the other direction too: D
  * [R, mini_r] is repeated along both. D starts at zero, so training starts from the base model exactly. Shards of columns may end
- * in a ragged one; so may shards of rows.
+ * in a ragged one; so may shards of rows. In files R may even be more than there is to cut, where what is over has no effect.
  *
  * @module
  */
 import { fold, tile } from "../../kernels/ops/fold/op.ts";
 import { map } from "../../kernels/ops/map/op.ts";
 import { matmul } from "../../kernels/ops/matmul/op.ts";
+import { sliceRows } from "../../kernels/ops/rows/op.ts";
 import type { AdapterMerge, AdapterMethod, LowRank, Settings, Site } from "../method.ts";
 import { requireCount, requireDropout, requireKnown } from "../settings.ts";
 
@@ -58,6 +59,13 @@ function changed(call: AdapterMerge<BoneSettings>, sign: number): Float32Array {
   return result;
 }
 
+/** What R runs along, and what the other extent does. */
+function directions(shards: BoneSettings["shards"]): readonly ["in" | "out", "in" | "out"] {
+  return shards === "rows" ? ["out", "in"] : ["in", "out"];
+}
+
+const CHANNELS = { in: "input", out: "output" };
+
 /** The method; registered as "bone". */
 export const bone: AdapterMethod<BoneSettings> = {
   name: "bone",
@@ -74,33 +82,34 @@ export const bone: AdapterMethod<BoneSettings> = {
       ...(requireDropout("bone", dropout) ? { dropout: dropout as number } : {}),
     };
   },
+  checkFresh(site, { r, shards }) {
+    const [along] = directions(shards);
+    if (r <= site[along]) return;
+    throw new RangeError(
+      `The rank r of bone is ${r}, over the ${site[along]} ${
+        CHANNELS[along]
+      } channels of ${site.name}: lower r`,
+    );
+  },
   parameters(site, settings) {
-    const { r, mini_r, shards } = settings;
-    const [along, across] = shards === "rows" ? ["out", "in"] as const : ["in", "out"] as const;
-    const channels = { in: "input", out: "output" };
-    if (r > site[along]) {
-      throw new RangeError(
-        `The rank r of bone is ${r}, over the ${site[along]} ${
-          channels[along]
-        } channels of ${site.name}: lower r`,
-      );
-    }
+    const { r, mini_r, shards } = settings, [, across] = directions(shards);
     if (mini_r !== undefined && site[across] % mini_r) {
       throw new RangeError(
         `The mini_r of bone is ${mini_r}, which does not divide the ${site[across]} ${
-          channels[across]
+          CHANNELS[across]
         } channels of ${site.name}: choose one that does`,
       );
     }
     return { [shards === "rows" ? "bone_rows" : "bone"]: { shape: [r, mini_r ?? site[across]] } };
   },
   forward({ graph, site, x, base, parameters, settings, dropout }) {
-    const period = periods(site, settings), { bone, bone_rows } = parameters;
+    const period = periods(site, settings), [along] = directions(settings.shards);
+    // Of a D that is larger than the weight, the rest meets nothing.
+    const D = (parameters.bone ?? parameters.bone_rows)!;
+    const held = D.rows > site[along] ? sliceRows(graph, D, 0, site[along]) : D;
     const kept = dropout(x, settings.dropout ?? 0);
     const folded = period.in < site.in ? fold(graph, kept, period.in) : kept;
-    const small = bone
-      ? matmul(graph, folded, bone)
-      : matmul(graph, folded, bone_rows!, { transposeB: true });
+    const small = matmul(graph, folded, held, { transposeB: settings.shards === "rows" });
     const whole = period.out < site.out ? tile(graph, small, site.out) : small;
     return map(graph, [base(x), whole], (y, added) => y.add(added));
   },

@@ -14,7 +14,7 @@ import type { Graph, Tensor } from "../../kernels/graph.ts";
 import { map, repeat } from "../../kernels/ops/map/op.ts";
 import { matmul } from "../../kernels/ops/matmul/op.ts";
 import { reduceGroups } from "../../kernels/ops/reduce/op.ts";
-import { configureLora, loraParameters, loraScale, type LoraSettings } from "../lora/lora.ts";
+import { checkLoraRank, configureLora, loraParameters, loraScale, type LoraSettings } from "../lora/lora.ts";
 import { plusProduct } from "../lora/product.ts";
 import type { AdapterMethod, AdapterWeight, Noise, Site } from "../method.ts";
 import { unmergeRows } from "./unmerge.ts";
@@ -59,10 +59,11 @@ function direction(graph: Graph, { weight, parameters, settings }: AdapterWeight
 export const dora: AdapterMethod<LoraSettings> = {
   name: "dora",
   configure: (given) => configureLora("dora", given),
+  checkFresh: (site, settings) => checkLoraRank("dora", site, settings),
   parameters(site, settings) {
     const initial = (_: Noise, weight: () => Float32Array) => rowLengths(weight(), site);
     return {
-      ...loraParameters("dora", site, settings),
+      ...loraParameters(site, settings),
       lora_magnitude_vector: { shape: [site.out], initial },
       weight_norm: { shape: [site.out], initial, frozen: true, derived: true },
     };

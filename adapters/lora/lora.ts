@@ -48,17 +48,19 @@ export function configureLora(name: string, given: Settings): LoraSettings {
   };
 }
 
-/** A and B. @throws RangeError if the rank is over the width of the site */
+/** @throws RangeError if the rank is over the width of the site, where it can do no more than that width */
+export function checkLoraRank(name: string, site: Site, { r }: LoraSettings): void {
+  const width = Math.min(site.in, site.out);
+  if (r > width) {
+    throw new RangeError(`The rank r of ${name} is ${r}, over the width ${width} of ${site.name}: lower r`);
+  }
+}
+
+/** A and B. */
 export function loraParameters(
-  name: string,
   site: Site,
   { r, lr_ratio }: LoraSettings,
 ): { lora_A: AdapterParameter; lora_B: AdapterParameter } {
-  if (r > Math.min(site.in, site.out)) {
-    throw new RangeError(
-      `The rank r of ${name} is ${r}, over the width ${Math.min(site.in, site.out)} of ${site.name}: lower r`,
-    );
-  }
   // Kaiming-uniform with a = √5, as PEFT has it: within ±1/√in.
   const initial = (noise: Noise) =>
     Float32Array.from({ length: r * site.in }, () => (2 * noise.uniform() - 1) / Math.sqrt(site.in));
@@ -80,7 +82,8 @@ function changed(
 export const lora: AdapterMethod<LoraSettings> = {
   name: "lora",
   configure: (given) => configureLora("lora", given),
-  parameters: (site, settings) => loraParameters("lora", site, settings),
+  checkFresh: (site, settings) => checkLoraRank("lora", site, settings),
+  parameters: (site, settings) => loraParameters(site, settings),
   forward({ graph, x, base, parameters, settings, dropout }) {
     const kept = dropout(x, settings.dropout ?? 0);
     const inner = matmul(graph, kept, parameters.lora_A!, { transposeB: true });

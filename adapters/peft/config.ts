@@ -41,6 +41,8 @@ export interface LoraConfig {
   readonly dora: boolean;
   /** Dropout of the adapter's input. */
   readonly dropout: number;
+  /** Whether the base model's weights lie [in, out]. */
+  readonly fanInFanOut: boolean;
   /** Ranks of modules, by pattern. */
   readonly rankPattern: ReadonlyMap<string, number>;
   /** Alphas of modules, by pattern. */
@@ -112,6 +114,7 @@ export function parsePeftConfig(text: string, path: string): PeftConfig {
     rslora: flag("use_rslora"),
     dora: flag("use_dora"),
     dropout: number("lora_dropout", 0),
+    fanInFanOut: flag("fan_in_fan_out"),
     rankPattern: pattern("rank_pattern"),
     alphaPattern: pattern("alpha_pattern"),
   };
@@ -148,7 +151,6 @@ const CHANGES_BASE = /^(pissa|olora|corda|loftq|lora_ga)/;
 
 /** Keys of LORA that change what the adapter computes, and what a person can do about each. */
 const UNUSABLE: readonly (readonly [string, string])[] = [
-  ["fan_in_fan_out", "its weights are stored transposed, which is not supported"],
   ["lora_bias", "it adds to biases, which is not supported"],
   ["use_qalora", "QALoRA is not supported"],
   ["use_bdlora", "BD-LoRA is not supported"],

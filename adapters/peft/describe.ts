@@ -117,7 +117,10 @@ function asLora(adapter: Adapter, dora: boolean): Described {
         tensor,
       }))
     ),
-    config: (rename) => loraConfig(adapter.settings, adapter.overrides, rename, dora),
+    config: (rename) => ({
+      ...loraConfig(adapter.settings, adapter.overrides, rename, dora),
+      fan_in_fan_out: adapter.fanInFanOut,
+    }),
   };
 }
 

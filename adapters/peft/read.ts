@@ -14,6 +14,7 @@ import { openTensorFile, type TensorFile } from "../../formats/tensor_file.ts";
 import { officialName } from "../../rwkv/names.ts";
 import { Adapter, AdapterError, type HostTensor } from "../adapter.ts";
 import type { Settings } from "../method.ts";
+import { transposed } from "../transpose.ts";
 import { parsePeftConfig, type PeftConfig, valueAt } from "./config.ts";
 import { type Dialect, dialectOf } from "./dialect.ts";
 
@@ -64,6 +65,12 @@ export function weightsIn(folder: string): string {
   throw new AdapterError(`Cannot load ${folder}: it holds no ${WEIGHTS.join(" or ")}`);
 }
 
+/** An embedding is a linear layer the other way round: W' = W + s · (B A)ᵀ, so that Aᵀ is our B, and Bᵀ our A. */
+const EMBEDDING: ReadonlyMap<string, string> = new Map([
+  ["lora_embedding_A", "lora_B"],
+  ["lora_embedding_B", "lora_A"],
+]);
+
 /** A module of the wrapped model with the tensors that PEFT added to it, by our names for them. */
 type Modules = Map<string, Map<string, HostTensor>>;
 
@@ -96,9 +103,12 @@ function adapterFrom(config: PeftConfig, file: TensorFile): Adapter {
   for (const [name, tensor] of others) put(officialName(name) ?? name, tensor);
   const [settings] = perSite.values() as Iterable<Settings> as [Settings];
   const differs = [...perSite].filter(([, own]) => JSON.stringify(own) !== JSON.stringify(settings));
-  return new Adapter(dialect.method, settings!, tensors, undefined, new Map(differs), {
-    target_modules: [...perSite.keys()],
-  });
+  const targets = { target_modules: [...perSite.keys()] };
+  const fanInFanOut = config.type === "LORA" && config.fanInFanOut;
+  return new Adapter(
+    ...[dialect.method, settings!, tensors, undefined, new Map(differs), targets] as const,
+    ...[undefined, undefined, fanInFanOut] as const,
+  );
 }
 
 /** Sorts the tensors of a file by module; what belongs to none was saved or trained whole. */
@@ -113,9 +123,13 @@ function sorted(file: TensorFile, dialect: Dialect): { modules: Modules; others:
       others.set(full.replace(/\.modules_to_save(\.default)?\./, ".").replace(".base_layer.", "."), tensor);
       continue;
     }
-    const ours = dialect.names.get(key!.replace(/\.default(?=\.|$)/, "").replace(/\.weight$/, ""));
+    const theirs = key!.replace(/\.default(?=\.|$)/, "").replace(/\.weight$/, "");
+    const ours = dialect.names.get(EMBEDDING.get(theirs) ?? theirs);
     if (ours === undefined) unknown.push(file.prefix + name);
-    else modules.set(module, (modules.get(module) ?? new Map()).set(ours, tensor));
+    else {
+      const turned = EMBEDDING.has(theirs) && shape.length === 2 ? transposed(tensor) : tensor;
+      modules.set(module, (modules.get(module) ?? new Map()).set(ours, turned));
+    }
   }
   if (unknown.length) {
     const shown = unknown.slice(0, 5).join(", "),
