@@ -5,6 +5,7 @@
  *
  * @module
  */
+import type { DType } from "../formats/dtype.ts";
 import type { TensorFile, TensorInfo } from "../formats/tensor_file.ts";
 import type { Site } from "../rwkv/config.ts";
 import { isTransposed, officialName } from "../rwkv/names.ts";
@@ -23,6 +24,13 @@ export interface Fit {
   readonly added: readonly string[];
 }
 
+/** Names of tensors that only adapters have. */
+export const ADAPTER_TENSOR =
+  /\.(bone|bone_rows|disha|gbmm|miss_block|bone_block|lora_[AB]|init_lora_[AB]|lora_magnitude_vector)(\.default)?(\.weight)?$/;
+
+/** Element types of weights that an adapter can be added to: a quantised weight means nothing without its scales. */
+const WEIGHTS: readonly DType[] = ["F64", "F32", "F16", "BF16"];
+
 /** Whether a tensor is one that a model works without, so that an adapter may bring it. */
 export function isInitialState(name: string): boolean {
   return /^blocks\.\d+\.att\.time_state$/.test(name);
@@ -33,6 +41,12 @@ export function isInitialState(name: string): boolean {
  * @throws AdapterError that names up to five tensors without a place, or of another shape than theirs
  */
 export function fitTo(adapter: Adapter, file: TensorFile): Fit {
+  const isAdapter = [...file.tensors.keys()].find((name) => ADAPTER_TENSOR.test(name));
+  if (isAdapter !== undefined) {
+    throw new AdapterError(
+      `${file.path} holds "${isAdapter}", so it is an adapter and no model: name the base model`,
+    );
+  }
   const find = finder(file);
   const sites = new Map<string, Place<{ site: Site }>>(),
     replaced = new Map<string, Place<{ name: string }>>();
@@ -52,6 +66,11 @@ export function fitTo(adapter: Adapter, file: TensorFile): Fit {
       const turned = isTurned(`${site}.weight`, linear) !== adapter.fanInFanOut;
       const [out, width] = (turned ? linear.shape.toReversed() : linear.shape) as [number, number];
       const layer = Number(/\.(\d+)\./.exec(`.${site}`)?.[1] ?? 0);
+      if (!WEIGHTS.includes(linear.dtype)) {
+        throw new AdapterError(
+          `The weights of ${file.path} are quantised, "${linear.name}" to ${linear.dtype}: name the model that they were made from, in F32, F16 or BF16`,
+        );
+      }
       sites.set(linear.name, { site: { name: site, layer, in: width, out }, turned });
       atSites.set(site, (atSites.get(site) ?? new Set()).add(name.slice(dot + 1)));
     } else if (isInitialState(name) && find("blocks.0.att.r_k")) added.push(name);

@@ -9,6 +9,7 @@ import { readConfig } from "../rwkv/config.ts";
 import { officialName } from "../rwkv/names.ts";
 import type { Adapter } from "./adapter.ts";
 import { loadAdapter } from "./file.ts";
+import { ADAPTER_TENSOR } from "./fit.ts";
 import { requireFit } from "./merge_adapter.ts";
 import type { AdapterHints, Settings } from "./method.ts";
 import { ORIGINALS } from "./originals.ts";
@@ -107,8 +108,6 @@ const SIZES: Readonly<Record<string, string>> = {
   "61x4096": "14B",
 };
 
-const ADAPTER_TENSOR =
-  /\.(bone|bone_rows|disha|gbmm|miss_block|bone_block|lora_[AB]|init_lora_[AB]|lora_magnitude_vector)(\.default)?(\.weight)?$/;
 const STATE = /^blocks\.\d+\.att\.time_state$/;
 
 /**

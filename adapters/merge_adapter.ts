@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { openTensorFile, type TensorFile } from "../formats/tensor_file.ts";
 import { chooseEngine, type EngineChoice } from "../kernels/engines/choose.ts";
@@ -16,6 +15,7 @@ import { loadAdapter } from "./file.ts";
 import { fitTo, isInitialState } from "./fit.ts";
 import { copyCompanions, type FloatDType, prepareMerged } from "./merged_file.ts";
 import type { AdapterHints } from "./method.ts";
+import { requireOutput } from "./merge_output.ts";
 import { requireMergedIn } from "./restore.ts";
 
 /** What {@link mergeAdapter} folds together. */
@@ -76,7 +76,8 @@ export async function mergeAdapter(options: MergeOptions): Promise<MergeResult> 
   const adapter = typeof options.adapter === "string"
     ? loadAdapter(options.adapter, options.hints)
     : options.adapter;
-  checkOutput(output, [base, options.adapter], force);
+  const path = typeof options.adapter === "string" ? options.adapter : undefined;
+  requireOutput(output, { base, adapter: path, force });
   using file = openTensorFile(base);
   const isRwkv7 = requireFit(adapter, file);
   const isBase = (file: TensorFile) =>
@@ -143,22 +144,6 @@ function fitsInto(engine: Engine, file: TensorFile): boolean {
     0,
   );
   return bytes <= (engine.name === "cpu" ? MOST_IN_MEMORY : engine.room("f32") / 2);
-}
-
-function checkOutput(output: string, inputs: readonly (string | Adapter)[], force: boolean): void {
-  if (!existsSync(output)) return;
-  const isFolder = Deno.statSync(output).isDirectory;
-  const replaced = inputs.find((input) =>
-    typeof input === "string" && existsSync(input) && Deno.realPathSync(input) === Deno.realPathSync(output)
-  );
-  if (!force && !isFolder) {
-    throw new Deno.errors.AlreadyExists(
-      `The output ${output} exists: name another, or replace it with --force`,
-    );
-  }
-  if (replaced !== undefined) {
-    throw new AdapterError(`The output ${output} is the base or the adapter itself: name another file`);
-  }
 }
 
 /** Checks that the written model has the base's tensors, in order and shape. @throws Error if not, which is a fault of this program */

@@ -16,6 +16,7 @@ import { PROMPT_FORMAT } from "../rwkv/prompt_format.ts";
 import { type Adapter, AdapterError } from "./adapter.ts";
 import { type Fit, fitTo, isInitialState, type Place } from "./fit.ts";
 import { mergedWeight, unmergedWeight } from "./merge.ts";
+import { folderOf, formatOf } from "./merge_output.ts";
 import type { Site } from "./method.ts";
 import { type Restoration, restorationOf } from "./restore.ts";
 import { transposed } from "./transpose.ts";
@@ -109,23 +110,6 @@ export function writeMerged(
 ): string {
   using pending = prepareMerged(base, adapter, output, options);
   return pending.commit();
-}
-
-/** The format of an output: after its extension, else the other's. */
-export function formatOf(output: string, other: TensorFormat): TensorFormat {
-  if (/\.(pth|pt|bin)$/.test(output)) return "pth";
-  return output.endsWith(".safetensors") ? "safetensors" : other;
-}
-
-/** The folder that an output means; undefined where it is a file. */
-function folderOf(output: string, base: TensorFile, shardBytes: number | undefined): string | undefined {
-  if (/\.(pth|pt|bin|safetensors)$/.test(output)) {
-    if (shardBytes === undefined) return undefined;
-    throw new AdapterError(`A model in several files goes to a folder: name one instead of ${output}`);
-  }
-  const isFolder = base.shards.length > 0 || shardBytes !== undefined || output.endsWith("/") ||
-    existsSync(output) && Deno.statSync(output).isDirectory;
-  return isFolder ? output.replace(/\/+$/, "") : undefined;
 }
 
 type Common = Parameters<typeof prepareShards>[3];

@@ -12,6 +12,7 @@
 
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { FormatError } from "./format_error.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { tensorByteLength, toFloat32 } from "./dtype.ts";
 import { RandomAccessFile, writeFully } from "./random_access_file.ts";
@@ -21,7 +22,7 @@ import type { TensorInfo, TensorSource, Write } from "./tensor.ts";
 import { quoted } from "./text.ts";
 import { readTorch, writeTorch } from "./torch.ts";
 
-export { FormatError } from "./format_error.ts";
+export { FormatError };
 export type { Shard } from "./shard_index.ts";
 export type { TensorInfo } from "./tensor.ts";
 
@@ -97,6 +98,13 @@ export function openTensorFile(path: string): TensorFile {
   const inFolder = isFolder(path)
     ? MODEL_NAMES.map((name) => join(path, name)).find((path) => existsSync(path))
     : undefined;
+  if (inFolder === undefined && isFolder(path)) {
+    throw new FormatError(
+      path,
+      `it is a folder without ${MODEL_NAMES.slice(0, -1).join(", ")} or ${MODEL_NAMES.at(-1)}`,
+      "name a file",
+    );
+  }
   const file = new RandomAccessFile(inFolder ?? path);
   try {
     if (file.path.endsWith(INDEX_ENDING)) return openShards(file);

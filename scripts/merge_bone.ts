@@ -3,9 +3,9 @@
  *
  * @module
  */
-import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { requireFit } from "../adapters/merge_adapter.ts";
+import { requireOutput } from "../adapters/merge_output.ts";
 import { openTensorFile } from "../formats/tensor_file.ts";
 import { type Adapter, loadAdapter, mergeAdapter, type MergeResult } from "../mod.ts";
 import { flag, OptionError } from "../training/options.ts";
@@ -66,7 +66,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   }
   const { base, adapter, run } = inputs(values);
   const output = values.output ?? mergedPath(run, base, values.unmerge);
-  checkOutput(output, [base, adapter], force);
+  requireOutput(output, { base, adapter, force });
   const { dtype, shardSize, unmerge = false } = values;
   const hints = hintsFrom(values);
   const loaded = await loadAdapter(adapter, hints);
@@ -107,29 +107,6 @@ function outcome({ sameBase, mostOff }: MergeResult): string {
   return sameBase === undefined
     ? `The adapter does not say which model it was trained on; ${rounding}`
     : `It is not byte for byte the model that the adapter was trained on: ${rounding}`;
-}
-
-/** @throws OptionError if the output cannot go where it is said to go */
-function checkOutput(output: string, inputs: readonly string[], force: boolean): void {
-  if (!existsSync(dirname(output))) {
-    throw new OptionError(
-      `The folder of the output ${output} does not exist: create it, or choose another with --output`,
-    );
-  }
-  if (!existsSync(output)) return;
-  if (!force) {
-    throw new OptionError(
-      `The output ${output} exists: choose another with --output, or replace it with --force`,
-    );
-  }
-  const replaced = inputs.find((input) =>
-    existsSync(input) && Deno.realPathSync(input) === Deno.realPathSync(output)
-  );
-  if (replaced !== undefined) {
-    throw new OptionError(
-      `The output ${output} would replace ${replaced}, which it is made from: choose another with --output`,
-    );
-  }
 }
 
 /** @throws AdapterError if the adapter does not fit the base model */

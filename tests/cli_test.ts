@@ -105,7 +105,10 @@ Deno.test("run_bone with a file that is no model says what it is instead", async
     ["nothing.pth", 'Cannot read "nothing.pth": there is no such file, check the path'],
     [file("empty.pth", ""), /^Cannot read "empty\.pth": .*/],
     [file("words.pth", "These are words, no tensors.\n"), /^Cannot read "words\.pth": .*/],
-    ["folder", /^Cannot read "folder": it is a folder; name a file$/m],
+    [
+      "folder",
+      /^Cannot read "folder": it is a folder without model\.safetensors\.index\.json, .*; name a file$/m,
+    ],
     [
       tensorFile("other.safetensors", { "layer.weight": [2, 2] }),
       /^Cannot use other\.safetensors: it is not an RWKV model/,

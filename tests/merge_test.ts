@@ -108,10 +108,12 @@ Deno.test("mergeAdapter + what must not be merged: one sentence, and nothing is 
 
   await merge(base, adapter, output);
   await assert.rejects(merge(base, adapter, output), {
-    message: /exists: name another, or replace it with --force/,
+    message: /exists: choose another with --output, or replace it with --force/,
   });
   await merge(base, adapter, output, true);
-  await assert.rejects(merge(base, adapter, base, true), { message: /is the base or the adapter itself/ });
+  await assert.rejects(merge(base, adapter, base, true), {
+    message: /would replace .*, which it is made from/,
+  });
   await merge(other, adapter, output, true);
 });
 
