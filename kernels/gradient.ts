@@ -31,7 +31,8 @@ export function backward(graph: Graph, loss: Tensor, wanted: readonly Tensor[]):
   const forward = graph.nodes.slice();
   const dependent = new Set<Tensor>(wanted);
   for (const node of forward) {
-    if (node.inputs.some((t) => dependent.has(t))) node.outputs.forEach((t) => dependent.add(t));
+    if (!node.inputs.some((t) => dependent.has(t))) continue;
+    for (const t of node.outputs) if (!graph.isDetached(t)) dependent.add(t);
   }
 
   const contributions = new Map<Tensor, Tensor[]>([[loss, [constant(graph, loss.shape, 1)]]]);
@@ -49,7 +50,9 @@ export function backward(graph: Graph, loss: Tensor, wanted: readonly Tensor[]):
   for (const node of forward.toReversed()) {
     const { op, attributes, inputs, outputs, block } = node;
     const needed = inputs.map((t) => dependent.has(t));
-    if (!needed.includes(true) || !outputs.some((t) => contributions.has(t))) continue;
+    // One that is wanted itself has a gradient, which goes no further where it is detached.
+    const flows = outputs.map((t) => contributions.has(t) && !graph.isDetached(t));
+    if (!needed.includes(true) || !flows.includes(true)) continue;
     if (!op.gradient) throw new RangeError(`Cannot differentiate ${op.name}: it has no gradient`);
     if (block !== replayed) {
       replay.clear();
@@ -61,7 +64,7 @@ export function backward(graph: Graph, loss: Tensor, wanted: readonly Tensor[]):
       attributes,
       inputs: inputs.map(current),
       outputs: outputs.map(current),
-      dOutputs: outputs.map(gradientOf),
+      dOutputs: outputs.map((t, i) => flows[i] ? gradientOf(t) : undefined),
       wanted: needed,
     });
     gradients.forEach((gradient, i) => {

@@ -122,6 +122,7 @@ export class Graph {
   /** The nodes, in the order in which they run. */
   readonly nodes: Node[] = [];
   readonly #variables = new Map<Variable, Tensor>();
+  readonly #constants = new Set<Tensor>();
   #block: number | undefined;
   #blocks = 0;
 
@@ -138,6 +139,17 @@ export class Graph {
       this.#variables.set(variable, tensor);
     }
     return tensor;
+  }
+
+  /** Has gradients take a computed tensor for a constant: nothing flows back through it. @returns the tensor */
+  detach(tensor: Tensor): Tensor {
+    this.#constants.add(tensor);
+    return tensor;
+  }
+
+  /** Whether gradients take a tensor for a constant. */
+  isDetached(tensor: Tensor): boolean {
+    return this.#constants.has(tensor);
   }
 
   /**

@@ -1,125 +1,128 @@
 /**
- * The conformance table of adapters: every method, and every point of its settings that computes something else, is held to the same.
+ * The conformance table of methods: every method, every point of its settings that computes something else, weights that train along
+ * and training of all weights are held to the same. Where a clause has no meaning, the table says why.
  *
  * @module
  */
 import assert from "node:assert/strict";
-import { Adapter, checkFits } from "../adapters/adapter.ts";
+import { Adapter, baseWeight, checkFits, type HostTensor, weightsNamed } from "../adapters/adapter.ts";
 import { loadAdapter, saveAdapter } from "../adapters/file.ts";
-import { mergedWeight, unmergedWeight } from "../adapters/merge.ts";
+import { mergedWeight } from "../adapters/merge.ts";
 import { writeMerged } from "../adapters/merged_file.ts";
-import type { Settings } from "../adapters/method.ts";
 import { adapterMethod, adapterMethods } from "../adapters/registry.ts";
 import { type DType, toFloat32 } from "../formats/dtype.ts";
 import { openTensorFile } from "../formats/tensor_file.ts";
+import { sizeOf } from "../kernels/graph.ts";
+import { CpuEngine } from "../kernels/engines/cpu/engine.ts";
 import { Oracle } from "../kernels/engines/cpu/oracle.ts";
 import { computeGradients, createAdapter } from "../mod.ts";
 import { linearSites } from "../rwkv/config.ts";
 import { Model } from "../rwkv/model.ts";
+import { Learner } from "../training/learner.ts";
+import { settle } from "../training/options.ts";
+import { startingTensors } from "../training/start.ts";
+import { nameOf, type Row, ROWS } from "./adapter_rows.ts";
 import { randomNumbers, relativeError, testOnEngines } from "./engines.ts";
 import { logitsOf } from "./small_model.ts";
 import { newPath, writeTinyModel } from "./tiny_model.ts";
 
-/** One row: a method with settings. */
-interface Row {
-  readonly peft: string;
-  readonly settings: Settings;
-  /** Why what it changed cannot be taken out again. */
-  readonly stays?: RegExp;
-  /** Settings that cannot be, and what is said. */
-  readonly wrong: readonly (readonly [Settings, RegExp])[];
-}
-
-const RANKS = [[{ r: 0 }, /whole number of at least 1: it is 0/], [{ r: 2.5 }, /it is 2\.5/]] as const;
-const UNKNOWN = [{ rank: 2 }, /Unknown setting "rank"/] as const;
-
-const ROWS: readonly Row[] = [
-  {
-    peft: "bone",
-    settings: { r: 5 },
-    wrong: [...RANKS, UNKNOWN, [
-      { r: 17 },
-      /is 17, over the 16 input channels of blocks\.0\.att\.receptance: lower r/,
-    ]],
-  },
-  {
-    peft: "bone",
-    settings: { r: 5, mini_r: 4 },
-    wrong: [[{ r: 4, mini_r: 5 }, /mini_r of bone is 5, which does not divide the 16 output channels/]],
-  },
-  {
-    peft: "bone",
-    settings: { r: 5, shards: "rows" },
-    wrong: [
-      [{ r: 17, shards: "rows" }, /over the 16 output channels/],
-      [{ r: 4, shards: "diagonals" }, /must be columns or rows: they are "diagonals"/],
-    ],
-  },
-  { peft: "bone", settings: { r: 5, mini_r: 8, shards: "rows" }, wrong: [] },
-  {
-    peft: "bat",
-    settings: { r: 4, axis: "in" },
-    wrong: [...RANKS, UNKNOWN, [
-      { r: 5 },
-      /is 5, which does not divide both widths of blocks\.0\.att\.receptance, 16 and 16/,
-    ], [
-      { axis: "up" },
-      /axis of bat must be in or out: it is "up"/,
-    ]],
-  },
-  { peft: "bat", settings: { r: 4, axis: "out" }, wrong: [] },
-  {
-    peft: "lora",
-    settings: { r: 3, alpha: 5 },
-    wrong: [...RANKS, UNKNOWN, [{ r: 17 }, /is 17, over the width 16/], [
-      { alpha: NaN },
-      /alpha of lora must be a number/,
-    ], [
-      { dropout: 1 },
-      /dropout of lora must be from 0 to below 1: it is 1/,
-    ]],
-  },
-  {
-    peft: "lora",
-    settings: { r: 3, alpha: 5, rslora: true },
-    wrong: [[{ rslora: 1 }, /must be true or false: it is 1/]],
-  },
-  {
-    peft: "pissa",
-    settings: { r: 3, niter: 2 },
-    wrong: [...RANKS, UNKNOWN, [{ r: 17 }, /over the width 16/], [
-      { niter: -1 },
-      /niter of pissa must be a whole/,
-    ]],
-  },
-  {
-    peft: "dora",
-    settings: { r: 3, alpha: 5 },
-    wrong: [...RANKS, UNKNOWN, [{ r: 17 }, /rank r of dora is 17, over the width 16/]],
-  },
-  {
-    peft: "state",
-    settings: {},
-    stays: /initial state/,
-    wrong: [[{ r: 2 }, /Unknown setting "r" for state: it has none/]],
-  },
-];
-
 /** A base model of two layers whose widths differ. */
 const base = (dtype: DType = "F32") => writeTinyModel(newPath("base.safetensors"), { layers: 2, dtype });
 
-/** An adapter whose every number that trains is random. */
-function randomised(model: Model, { peft, settings }: Row, size = 0.3): Adapter {
-  const fresh = createAdapter(model, { peft, ...settings }), random = randomNumbers(7);
-  const parameters = fresh.parametersOn(model.config);
-  const tensors = [...fresh.tensors].map(([name, { shape, data }]) => {
-    const moved = parameters.get(name)!.frozen ? data : data.map((x) => x + size * random());
-    return [name, { shape, data: moved }] as const;
-  });
-  return fresh.withTensors(new Map(tensors));
+/** What a row trains on a model. */
+interface Trained {
+  /** What it trains, and what it needs besides. */
+  readonly tensors: ReadonlyMap<string, HostTensor>;
+  /** The same with other content. */
+  with(tensors: ReadonlyMap<string, HostTensor>): Trained;
+  /** Whether a tensor keeps its first content. */
+  isFrozen(name: string): boolean;
+  gradients(options: { tokens: number[][]; recompute?: boolean }): ReturnType<typeof computeGradients>;
+  logits(): Promise<Float32Array>;
 }
 
-const nameOf = ({ peft, settings }: Row) => `${peft} ${JSON.stringify(settings)}`;
+/** An adapter, with weights that train along. */
+class Adapted implements Trained {
+  constructor(readonly model: Model, readonly adapter: Adapter) {}
+  get tensors() {
+    return this.adapter.tensors;
+  }
+  with = (tensors: ReadonlyMap<string, HostTensor>) =>
+    new Adapted(this.model, this.adapter.withTensors(tensors));
+  isFrozen = (name: string) => this.adapter.parametersOn(this.model.config).get(name)?.frozen ?? false;
+  gradients: Trained["gradients"] = (options) =>
+    computeGradients(this.model, { ...options, adapter: this.adapter });
+  logits = () => logitsOf(this.model, this.adapter);
+}
+
+/** All weights of a model, which are written into it where it is used. */
+class Whole implements Trained {
+  constructor(readonly model: Model, readonly tensors: ReadonlyMap<string, HostTensor>) {}
+  with = (tensors: ReadonlyMap<string, HostTensor>) => new Whole(this.model, tensors);
+  isFrozen = () => false;
+  #write() {
+    this.tensors.forEach(({ data }, name) => this.model.engine.write(this.model.weight(name)!, data));
+  }
+  gradients: Trained["gradients"] = (options) => {
+    this.#write();
+    return computeGradients(this.model, { ...options, parameters: "all" });
+  };
+  logits = () => {
+    this.#write();
+    return logitsOf(this.model);
+  };
+}
+
+/** A fresh adapter. */
+function freshAdapter(model: Model, { peft, settings, trainParts = [], comesFromFiles }: Row): Adapter {
+  if (!comesFromFiles) return createAdapter(model, { peft, trainParts, ...settings });
+  const method = adapterMethod(peft);
+  const empty = new Adapter(method, method.configure(settings), new Map(), model.fingerprint);
+  const tensors = [...empty.parametersOn(model.config)].map(([name, { shape }]) =>
+    [name, { shape, data: new Float32Array(sizeOf(shape)) }] as const
+  );
+  return empty.withTensors(new Map(tensors));
+}
+
+/** What a row begins with. */
+function fresh(model: Model, row: Row): Trained {
+  if (row.peft !== "full") return new Adapted(model, freshAdapter(model, row));
+  const names = weightsNamed(model.config, [""]).filter((name) => model.file.tensors.has(name));
+  return new Whole(model, new Map(names.map((name) => [name, baseWeight(name, model.config, model.file)])));
+}
+
+/** The same with every number that trains moved at random. */
+function moved<T extends Trained>(trained: T, size = 0.3): T {
+  const random = randomNumbers(7);
+  const tensors = [...trained.tensors].map(([name, { shape, data }]) =>
+    [name, { shape, data: trained.isFrozen(name) ? data : data.map((x) => x + size * random()) }] as const
+  );
+  return trained.with(new Map(tensors)) as T;
+}
+
+/** Saves a model whose weights all train, moved at random by some size, as a run does. @returns the path */
+async function savedWhole(path: string, size: number): Promise<string> {
+  const settings = settle({ loadModel: path, dataFile: path, peft: "full" }, () => "");
+  const start = startingTensors(settings), engine = new CpuEngine({ workers: 1 });
+  const random = randomNumbers(7),
+    tensors = [...start.tensors.tensors].map(([name, { shape, data }]) =>
+      [name, { shape, data: data.map((x) => x + size * random()) }] as const
+    );
+  using model = Model.load(path, engine, { elsewhere: (name) => start.tensors.tensors.has(name) });
+  const learner = new Learner(model, { ...start, tensors: { tensors: new Map(tensors) } }, settings);
+  const folder = newPath("run");
+  Deno.mkdirSync(folder);
+  try {
+    return await learner.save(folder);
+  } finally {
+    learner.dispose();
+    engine.dispose();
+  }
+}
+
+/** An adapter whose every number that trains is random. */
+const randomised = (model: Model, row: Row, size = 0.3): Adapter =>
+  moved(new Adapted(model, freshAdapter(model, row)), size).adapter;
 
 Deno.test("every method is in the table of adapters", () => {
   const rows = new Set(ROWS.map(({ peft }) => peft));
@@ -131,18 +134,24 @@ for (const row of ROWS) {
 
   Deno.test(`${name}: gradients as finite differences in float64`, async () => {
     using model = Model.load(base(), new Oracle());
-    const adapter = randomised(model, row, 0.1);
+    const trained = moved(fresh(model, row), 0.1);
     const tokens = [[3, 1, 4, 1, 5, 9, 2, 6, 5], [35, 89, 79, 32, 38, 46, 26, 43, 38]];
-    const { gradients } = await computeGradients(model, { tokens, adapter });
+    const { gradients } = await trained.gradients({ tokens });
+    const trains = [...trained.tensors.keys()].filter((name) => !trained.isFrozen(name));
+    assert.deepEqual([...gradients.keys()].sort(), trains.sort());
     const random = randomNumbers(11);
     for (const [name, gradient] of gradients) {
-      const { shape, data } = adapter.tensors.get(name)!;
+      const { shape, data } = trained.tensors.get(name)!;
       // Along a random direction: the derivative by the tensor as a whole.
       const direction = Float32Array.from(data, () => random());
       const along = (step: number) => {
-        const moved = data.map((x, i) => x + step * direction[i]!);
-        const tensors = new Map([...adapter.tensors, [name, { shape, data: moved }]]);
-        return computeGradients(model, { tokens, adapter: adapter.withTensors(tensors) });
+        const there = data.map((x, i) => x + step * direction[i]!);
+        const other = trained.with(new Map([...trained.tensors, [name, { shape, data: there }]]));
+        if (!row.held || !(trained instanceof Adapted && other instanceof Adapted)) {
+          return other.gradients({ tokens });
+        }
+        const weight = (site: string) => model.file.readFloat32(`${site}.weight`);
+        return new Adapted(model, row.held(other.adapter, trained.adapter, weight)).gradients({ tokens });
       };
       const difference = async (step: number) =>
         ((await along(step)).loss - (await along(-step)).loss) / (2 * step);
@@ -156,12 +165,13 @@ for (const row of ROWS) {
   });
 
   testOnEngines(`${name}: gradients as the oracle's in float64`, async (engine) => {
-    const path = base("BF16"), tokens = [[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]];
+    // All weights are written as f32.
+    const path = base(row.peft === "full" ? "F32" : "BF16"), tokens = [[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]];
     using exact = Model.load(path, new Oracle());
-    const wanted = await computeGradients(exact, { tokens, adapter: randomised(exact, row) });
+    const wanted = await moved(fresh(exact, row)).gradients({ tokens });
     using model = Model.load(path, engine);
     for (const recompute of [false, true]) {
-      const got = await computeGradients(model, { tokens, recompute, adapter: randomised(model, row) });
+      const got = await moved(fresh(model, row)).gradients({ tokens, recompute });
       assert.ok(Math.abs(got.loss - wanted.loss) < 1e-5, `loss ${got.loss} for ${wanted.loss}`);
       for (const [name, gradient] of wanted.gradients) {
         assert.ok(Math.hypot(...gradient) > 0, `${name} has no gradient`);
@@ -171,36 +181,60 @@ for (const row of ROWS) {
     }
   }, { oracle: false });
 
-  testOnEngines(`${name}: a fresh adapter changes no bit of the logits`, async (engine) => {
-    using model = Model.load(base("BF16"), engine);
-    const adapter = createAdapter(model, { peft: row.peft, ...row.settings });
-    assert.deepEqual(await logitsOf(model, adapter), await logitsOf(model));
+  testOnEngines(`${name}: a fresh start changes no bit of the logits`, async (engine) => {
+    using model = Model.load(base(row.peft === "full" ? "F32" : "BF16"), engine);
+    const before = await logitsOf(model);
+    assert.deepEqual(await fresh(model, row).logits(), before);
   });
 
-  testOnEngines(`${name}: merged as unmerged`, async (engine) => {
-    using model = Model.load(base(), engine);
-    const adapter = randomised(model, row), path = newPath("merged.safetensors");
-    writeMerged(model.file, adapter, path);
-    using merged = Model.load(path, engine);
-    const adapted = await logitsOf(model, adapter);
-    const error = relativeError(await logitsOf(merged), adapted);
-    assert.ok(error < 1e-4, `${error}`);
-    assert.ok(relativeError(await logitsOf(model), adapted) > 0.01, "the adapter hardly changes anything");
-  }, { oracle: false });
-
-  Deno.test(`${name}: unmerged is what it was`, () => {
-    using model = Model.load(base(), new Oracle());
-    // Blocks of BAT near -I have no inverse, so these are smaller.
-    const adapter = randomised(model, row, 0.1);
-    for (const site of linearSites(model.config)) {
-      const weight = model.file.readFloat32(`${site.name}.weight`);
-      const there = mergedWeight(adapter, site, weight);
-      if (row.stays) continue;
-      assert.ok(relativeError(there, weight) > 1e-3, site.name);
-      const back = relativeError(unmergedWeight(adapter, site, there), weight);
-      assert.ok(back < 1e-6, `${site.name}: ${back}`);
+  if (row.peft === "full") {
+    for (const format of ["pth", "safetensors"]) {
+      Deno.test(`${name}: saved as ${format}, loaded and saved, the same bytes; untrained, the base's`, async () => {
+        const path = writeTinyModel(newPath(`base.${format}`), { layers: 2, dtype: "BF16" });
+        assert.deepEqual(Deno.readFileSync(await savedWhole(path, 0)), Deno.readFileSync(path));
+        const one = await savedWhole(path, 0.3), two = await savedWhole(one, 0);
+        assert.notDeepEqual(Deno.readFileSync(one), Deno.readFileSync(path));
+        assert.deepEqual(Deno.readFileSync(two), Deno.readFileSync(one));
+      });
     }
-  });
+    continue;
+  }
+
+  if (!row.without?.merge) {
+    testOnEngines(`${name}: merged as unmerged`, async (engine) => {
+      using model = Model.load(base(), engine);
+      const adapter = randomised(model, row), path = newPath("merged.safetensors");
+      writeMerged(model.file, adapter, path);
+      using merged = Model.load(path, engine);
+      const adapted = await logitsOf(model, adapter);
+      const error = relativeError(await logitsOf(merged), adapted);
+      assert.ok(error < 1e-4, `${error}`);
+      assert.ok(relativeError(await logitsOf(model), adapted) > 0.01, "the adapter hardly changes anything");
+    }, { oracle: false });
+  }
+
+  if (!row.without?.unmerge) {
+    Deno.test(`${name}: unmerged is what it was`, () => {
+      using model = Model.load(base(), new Oracle());
+      // Blocks of BAT near -I have no inverse, so these are smaller.
+      const adapter = randomised(model, row, 0.1);
+      const [there, back] = [newPath("merged.safetensors"), newPath("back.safetensors")];
+      writeMerged(model.file, adapter, there);
+      using merged = openTensorFile(there);
+      writeMerged(merged, adapter, back, { unmerge: true });
+      using again = openTensorFile(back);
+      assert.deepEqual([...again.tensors.values()], [...model.file.tensors.values()]);
+      for (const name of again.tensors.keys()) {
+        const before = model.file.readFloat32(name);
+        const site = linearSites(model.config).find((site) => `${site.name}.weight` === name);
+        const changes = site ? adapter.method.name !== "state" : adapter.tensors.has(name);
+        assert.equal(relativeError(merged.readFloat32(name), before) > 1e-3, changes, name);
+        const error = relativeError(again.readFloat32(name), before);
+        // What trained along comes back bit for bit.
+        assert.ok(error < (site ? 1e-6 : Number.MIN_VALUE), `${name}: ${error}`);
+      }
+    });
+  }
 
   for (const format of ["pth", "safetensors"]) {
     Deno.test(`${name}: saved as ${format}, loaded and saved, the same bytes`, () => {
@@ -219,9 +253,10 @@ for (const row of ROWS) {
     });
   }
 
+  if (row.without?.refusals) continue;
   Deno.test(`${name}: wrong settings, shapes and tensors are refused in a sentence`, () => {
     using model = Model.load(base(), new Oracle());
-    const { method, settings, tensors } = createAdapter(model, { peft: row.peft, ...row.settings });
+    const { method, settings, tensors } = freshAdapter(model, row);
     for (const [settings, message] of row.wrong) {
       assert.throws(() => createAdapter(model, { peft: row.peft, ...settings }), {
         name: "RangeError",
@@ -258,6 +293,7 @@ Deno.test("adapters + 16-bit weights: merged in f32 and rounded once", () => {
   using file = openTensorFile(base("BF16"));
   using model = Model.load(file.path, new Oracle());
   for (const row of ROWS) {
+    if (row.without?.merge) continue;
     const adapter = randomised(model, row), path = newPath("merged.safetensors");
     writeMerged(file, adapter, path);
     using merged = openTensorFile(path);

@@ -117,6 +117,23 @@ Deno.test("backward + max and step at their kinks: the derivative from below", a
   assert.deepEqual([...await oracle.read(out)], [0, 0, 2]);
 });
 
+Deno.test("backward + a detached tensor: a constant, and what leads only to it has no gradient", async () => {
+  const oracle = new Oracle(), graph = new Graph();
+  const x = new Variable("x", [3]), y = new Variable("y", [3]), out = new Variable("out", [3]);
+  const held = graph.detach(map(graph, [graph.use(x), graph.use(y)], (x, y) => x.square().mul(y)));
+  const loss = reduceGroups(graph, map(graph, [held, graph.use(x)], (held, x) => held.mul(x)), [1]);
+  const [dx, dy, dHeld] = backward(graph, loss, [graph.use(x), graph.use(y), held]);
+  assert.equal(dy, undefined);
+  // It is no constant to who asks for its own gradient.
+  assert.deepEqual(dHeld?.shape, [3]);
+  assign(graph, out, dx!);
+  oracle.allocate(x, Float32Array.of(-1, 2, 3));
+  oracle.allocate(y, Float32Array.of(1, 2, 3));
+  oracle.allocate(out);
+  (await oracle.load(compile(graph))).run();
+  assert.deepEqual([...await oracle.read(out)], [1, 8, 27]);
+});
+
 Deno.test("backward + a loss of several elements: error", () => {
   const graph = new Graph(), x = matrix(graph, [2, 3]);
   assert.throws(

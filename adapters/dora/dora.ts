@@ -3,9 +3,8 @@
  *
  *     V = W + s · B A;   W' = m ⊙ V / ‖V‖, row by row;   y = W' x
  *
- * V is never formed: with w the lengths of W's rows, ‖V‖² = w² + 2 s Σ_k B ∘ (W Aᵀ) + s² Σ_k B ∘ (B A Aᵀ), all thin products. So
- * the gradient through the length is cheap, and it is exact here, where PEFT and the paper (4.3) leave it out to save memory. The
- * lengths w are kept in the adapter (`weight_norm`), from which m starts: training starts from the base model exactly. Files of PEFT
+ * V is never formed: with w the lengths of W's rows, ‖V‖² = w² + 2 s Σ_k B ∘ (W Aᵀ) + s² Σ_k B ∘ (B A Aᵀ), all thin products.
+ * Gradients take ‖V‖ for a constant, as in the paper (4.3) and in PEFT. The lengths w are kept in the adapter (`weight_norm`), from which m starts: training starts from the base model exactly. Files of PEFT
  * lack them, and they are worked out from the base weight.
  *
  * @module
@@ -34,19 +33,15 @@ function rowLengths(weight: Float32Array, site: Site): Float32Array {
 function rowFactors({ graph, settings, weight, parameters, site }: AdapterWeight<LoraSettings>): Tensor {
   const { lora_A: A, lora_B: B, lora_magnitude_vector: m, weight_norm: w } = parameters;
   const s = loraScale(settings);
-  const build = () => {
-    const wide = weight.dtype === "f32" ? weight : repeat(graph, weight, weight.shape);
-    const WA = matmul(graph, wide, A!, { transposeB: true });
-    const BAA = matmul(graph, B!, matmul(graph, A!, A!, { transposeB: true }));
-    const terms = map(graph, [B!, WA, BAA], (b, wa, baa) => b.mul(wa.mul(2 * s).add(baa.mul(s * s))));
-    const added = reduceGroups(graph, terms, [site.out, 1]);
-    return map(graph, [m!, w!, added], (m, w, added) => {
-      const length = w.max(LEAST_LENGTH);
-      return m.div(length).div(added.div(length.square()).add(1).sqrt());
-    });
-  };
-  // The weight in 32 bits is not kept for the backward pass.
-  return graph.isRecomputing ? build() : graph.recomputed(build);
+  const wide = weight.dtype === "f32" ? weight : repeat(graph, weight, weight.shape);
+  const WA = matmul(graph, wide, A!, { transposeB: true });
+  const BAA = matmul(graph, B!, matmul(graph, A!, A!, { transposeB: true }));
+  const terms = map(graph, [B!, WA, BAA], (b, wa, baa) => b.mul(wa.mul(2 * s).add(baa.mul(s * s))));
+  const added = graph.detach(reduceGroups(graph, terms, [site.out, 1]));
+  return map(graph, [m!, w!, added], (m, w, added) => {
+    const length = w.max(LEAST_LENGTH);
+    return m.div(length).div(added.div(length.square()).add(1).sqrt());
+  });
 }
 
 /** W + s · B A as a tensor. */
@@ -72,11 +67,9 @@ export const dora: AdapterMethod<LoraSettings> = {
     const { graph, x, base, parameters, settings, dropout } = call;
     const inner = matmul(graph, dropout(x, settings.dropout ?? 0), parameters.lora_A!, { transposeB: true });
     const added = matmul(graph, inner, parameters.lora_B!, { transposeB: true });
-    return map(
-      graph,
-      [base(x), added, rowFactors(call)],
-      (y, added, factor) => y.add(added.mul(loraScale(settings))).mul(factor),
-    );
+    // Apart, so that their sum alone is kept for the gradient of the lengths.
+    const whole = map(graph, [base(x), added], (y, added) => y.add(added.mul(loraScale(settings))));
+    return map(graph, [whole, rowFactors(call)], (y, factor) => y.mul(factor));
   },
   readsWeight: () => true,
   weight(call) {
