@@ -2,14 +2,15 @@
  * What a merged model is measured against: the base model with its adapter.
  *
  * An RWKV-7 model that fits into memory is compared by its logits, on a text that base plus adapter writes itself: tokens that a model
- * never met would amplify rounding beyond any use. Any other model is compared layer by layer, on noise: what each merged weight makes
- * of it against what the adapter's own expression makes of it on the base weight.
+ * never met would amplify rounding beyond any use. A larger one is compared block by block, see compare_blocks.ts. A model of another
+ * kind is compared layer by layer, on noise: what each merged weight makes of it against what the adapter's own expression makes of it
+ * on the base weight.
  *
  * @module
  */
 import { toFloat32 } from "../formats/dtype.ts";
 import { release } from "../formats/memory.ts";
-import { openTensorFile, type TensorFile } from "../formats/tensor_file.ts";
+import type { TensorFile } from "../formats/tensor_file.ts";
 import type { Engine, Executable } from "../kernels/engine.ts";
 import { Graph, Variable } from "../kernels/graph.ts";
 import { matmul } from "../kernels/ops/matmul/op.ts";
@@ -18,6 +19,7 @@ import { compile } from "../kernels/plan.ts";
 import { Model } from "../rwkv/model.ts";
 import { Session } from "../rwkv/session.ts";
 import { type Adapter, tensorsAt } from "./adapter.ts";
+import { eachBlock, noise } from "./compare_blocks.ts";
 import { fitTo, type Place } from "./fit.ts";
 import type { Site } from "./method.ts";
 import { transposed } from "./transpose.ts";
@@ -25,8 +27,10 @@ import { attach, wireAdapter } from "./wiring.ts";
 
 /** How far a merged model is from base plus adapter. */
 export interface MergeCheck {
-  /** What was compared: the logits of a text, or the outputs of every adapted layer. */
-  readonly compared: "logits" | "layers";
+  /** What was compared: the logits of a text, the outputs of every block, or those of every adapted layer. */
+  readonly compared: "logits" | "blocks" | "layers";
+  /** The same in words, with how much of it: "logits of 32 tokens". */
+  readonly extent: string;
   /** Largest difference of two logits, or of two outputs. */
   readonly largestDifference: number;
   /** ‖merged − base plus adapter‖ / ‖base plus adapter‖ over all of them. */
@@ -35,8 +39,9 @@ export interface MergeCheck {
   readonly bound: number;
 }
 
-/** Relative error that rounding the weights once explains, with room. */
+/** Relative error that rounding the weights once explains, with room: what many layers make of it, and what one does. */
 const ROUNDING: Readonly<Record<string, number>> = { F64: 1e-4, F32: 1e-4, F16: 4e-3, BF16: 3e-2 };
+const ROUNDING_OF_ONE: Readonly<Record<string, number>> = { F64: 1e-4, F32: 1e-4, F16: 1e-3, BF16: 8e-3 };
 /** Tokens that the logits are compared on. */
 const PROBE_TOKENS = 32;
 /** Rows of noise that a layer is compared on. */
@@ -58,30 +63,29 @@ class Comparison {
     }
   }
 
-  result(compared: MergeCheck["compared"], bound: number): MergeCheck {
+  result(compared: MergeCheck["compared"], extent: string, bound: number): MergeCheck {
     const relativeError = this.#differences === 0 ? 0 : Math.sqrt(this.#differences / this.#squares);
-    return { compared, largestDifference: this.largestDifference, relativeError, bound };
+    return { compared, extent, largestDifference: this.largestDifference, relativeError, bound };
   }
 }
 
 /** The bound for a merged file: that of the coarsest dtype among the layers that an adapter may sit on. */
-function boundOf(merged: TensorFile, weights: Iterable<string>): number {
-  return Math.max(1e-4, ...[...weights].map((name) => ROUNDING[merged.tensors.get(name)!.dtype] ?? 0));
+function boundOf(merged: TensorFile, weights: Iterable<string>, rounding = ROUNDING): number {
+  return Math.max(1e-4, ...[...weights].map((name) => rounding[merged.tensors.get(name)!.dtype] ?? 0));
 }
 
 /**
- * Compares the logits of a merged RWKV-7 model with those of base plus adapter.
- * @param base,merged paths
+ * Compares the logits of a merged RWKV-7 model with those of base plus adapter. Either is loaded as a whole, one after the other.
  */
 export async function compareLogits(
-  base: string,
+  base: TensorFile,
   adapter: Adapter,
-  merged: string,
+  merged: TensorFile,
   engine: Engine,
 ): Promise<MergeCheck> {
   const probe = [0];
   const wanted: Float32Array[] = [];
-  await withSession(base, adapter, engine, async (session) => {
+  await withSession(base.path, adapter, engine, async (session) => {
     for (let i = 0; i < PROBE_TOKENS; i++) {
       const logits = await session.feed([probe[i]!]);
       wanted.push(logits);
@@ -89,7 +93,7 @@ export async function compareLogits(
     }
   });
   const found = await withSession(
-    merged,
+    merged.path,
     undefined,
     engine,
     (session) => session.feed(probe.slice(0, -1), "all"),
@@ -98,8 +102,25 @@ export async function compareLogits(
   wanted.forEach((logits, i) =>
     comparison.add(found.subarray(i * logits.length, (i + 1) * logits.length), logits)
   );
-  using file = openTensorFile(merged);
-  return comparison.result("logits", boundOf(file, ["blocks.0.att.key.weight"]));
+  const bound = boundOf(merged, ["blocks.0.att.key.weight"]);
+  return comparison.result("logits", `logits of ${PROBE_TOKENS} tokens`, bound);
+}
+
+/** Compares every block of a merged RWKV-7 model with that of base plus adapter, one at a time. */
+export async function compareBlocks(
+  base: TensorFile,
+  adapter: Adapter,
+  merged: TensorFile,
+  engine: Engine,
+): Promise<MergeCheck> {
+  const comparison = new Comparison();
+  let blocks = 0;
+  await eachBlock([base, adapter], merged, { tokens: PROBE_TOKENS, engine }, (found, wanted) => {
+    comparison.add(found, wanted);
+    blocks++;
+  });
+  const bound = boundOf(merged, ["blocks.0.att.key.weight"]);
+  return comparison.result("blocks", `outputs of all ${blocks} blocks for ${PROBE_TOKENS} tokens`, bound);
 }
 
 async function withSession<T>(
@@ -148,7 +169,8 @@ export async function compareLayers(
       layer.dispose();
     }
   }
-  return comparison.result("layers", boundOf(merged, fit.sites.keys()));
+  const extent = `outputs of the ${fit.sites.size} adapted layers for ${PROBE_ROWS} rows of noise`;
+  return comparison.result("layers", extent, boundOf(merged, fit.sites.keys(), ROUNDING_OF_ONE));
 }
 
 /** The weight of a layer, [out, in] as the adapter sees it. */
@@ -220,13 +242,4 @@ class ProbedLayer {
       this.engine.free(variable)
     );
   }
-}
-
-/** The same numbers every time, between -1 and 1, without a pattern that shards could meet. */
-function noise(count: number): Float32Array {
-  let state = 1;
-  return Float32Array.from({ length: count }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 31 - 1;
-  });
 }

@@ -10,13 +10,13 @@ import type { Engine } from "../kernels/engine.ts";
 import { linearSites } from "../rwkv/config.ts";
 import { fingerprint, readModelConfig } from "../rwkv/model.ts";
 import { type Adapter, AdapterError, checkBase, checkFits } from "./adapter.ts";
-import { compareLayers, compareLogits, type MergeCheck } from "./check_merge.ts";
+import { compareBlocks, compareLayers, compareLogits, type MergeCheck } from "./check_merge.ts";
 import { loadAdapter } from "./file.ts";
 import { fitTo, isInitialState } from "./fit.ts";
 import { copyCompanions, type FloatDType, prepareMerged } from "./merged_file.ts";
 import type { AdapterHints } from "./method.ts";
 import { requireOutput } from "./merge_output.ts";
-import { requireMergedIn } from "./restore.ts";
+import { broughtButMissing } from "./restore.ts";
 
 /** What {@link mergeAdapter} folds together. */
 export interface MergeOptions {
@@ -60,8 +60,10 @@ export interface MergeResult extends MergeCheck {
   readonly isRwkv7: boolean;
 }
 
-/** Bytes of a model that is compared by its logits on a processor, where it lies in memory as a whole; a larger one is by its layers. */
+/** Bytes of a model that is compared by its logits on a processor, where it lies in memory as a whole; a larger one is by its blocks. */
 const MOST_IN_MEMORY = 5e8;
+/** Of the memory that is free, the share that such a model may take: it is there once as bytes and once on the engine. */
+const FREE_SHARE = 0.25;
 
 /**
  * Folds an adapter into its base model and compares both before the output gets its name.
@@ -84,7 +86,13 @@ export async function mergeAdapter(options: MergeOptions): Promise<MergeResult> 
     isRwkv7 && adapter.base ? adapter.base === fingerprint(file) : undefined;
   const sameBase = unmerge ? undefined : isBase(file);
   if (sameBase === false && !force) checkBase(adapter, "", base);
-  if (unmerge && !force) requireMergedIn(file, adapter, fitTo(adapter, file));
+  const foreign = unmerge && !force ? broughtButMissing(file, adapter, fitTo(adapter, file)) : undefined;
+  if (foreign) {
+    throw new AdapterError(
+      `Cannot take the ${adapter.method.name} adapter out of ${base}: ${foreign}, so it was not merged into this model; ` +
+        "name the merged model, or use --force",
+    );
+  }
   const isFolder = file.path !== base || file.shards.length > 0;
   const several = shardBytes ??
     (isFolder && !file.shards.length && !/\.\w+$/.test(output) ? Infinity : undefined);
@@ -93,15 +101,22 @@ export async function mergeAdapter(options: MergeOptions): Promise<MergeResult> 
   try {
     using merged = openTensorFile(pending.path);
     checkSame(file, merged, adapter);
+    const lacking = unmerge ? undefined : broughtButMissing(merged, adapter, fitTo(adapter, merged));
+    if (lacking) {
+      throw new Error(`The merged model is wrong, so it was not written: ${lacking}; please report this`);
+    }
     const [before, after] = unmerge ? [merged, file] : [file, merged];
-    const check = isRwkv7 && !isBeyond(adapter, file) && fitsInto(engine, file)
-      ? await compareLogits(before.path, adapter, after.path, engine)
-      : await compareLayers(before, adapter, after, engine);
+    const compare = !isRwkv7 || isBeyond(adapter, file)
+      ? compareLayers
+      : fitsInto(engine, file)
+      ? compareLogits
+      : compareBlocks;
+    const check = await compare(before, adapter, after, engine);
     if (!(check.relativeError <= check.bound)) {
       throw new Error(
         `The ${unmerge ? "unmerged" : "merged"} model would differ from base plus adapter by ${
           check.relativeError.toExponential(1)
-        } in its ${check.compared}, more than the ${check.bound} that rounding explains, so it was not written: ` +
+        } in the ${check.extent}, more than the ${check.bound} that rounding explains, so it was not written: ` +
           (unmerge ? "the adapter may not be what was merged into it" : "please report this"),
       );
     }
@@ -143,7 +158,11 @@ function fitsInto(engine: Engine, file: TensorFile): boolean {
     (sum, { shape, dtype }) => sum + shape.reduce((a, b) => a * b, 1) * (dtype === "F32" ? 4 : 2),
     0,
   );
-  return bytes <= (engine.name === "cpu" ? MOST_IN_MEMORY : engine.room("f32") / 2);
+  if (engine.name !== "cpu") return bytes <= engine.room("f32") / 2;
+  const asked = { name: "sys", kind: "systemMemoryInfo" } as const;
+  const isKnown = Deno.permissions.querySync(asked).state === "granted";
+  const free = isKnown ? Deno.systemMemoryInfo().available : Infinity;
+  return bytes <= Math.min(MOST_IN_MEMORY, free * FREE_SHARE);
 }
 
 /** Checks that the written model has the base's tensors, in order and shape. @throws Error if not, which is a fault of this program */

@@ -45,17 +45,9 @@ export function restorationOf(adapter: Adapter, fit: Fit): Restoration {
 /** What a merge may have rounded to, before the file got its dtype. */
 const ROUNDED: readonly DType[] = ["F32", "BF16", "F16"];
 
-/**
- * Checks that the weights which an adapter brings are in a model, as they are in one that it was merged into.
- * @throws AdapterError that names the first that is not
- */
-export function requireMergedIn(file: TensorFile, adapter: Adapter, fit: Fit): void {
-  const absent = (at: string, what: string) =>
-    new AdapterError(
-      `Cannot take the ${adapter.method.name} adapter out of ${file.path}: "${at}" there ${what}, ` +
-        "so it was not merged into this model; name the merged model, or use --force",
-    );
-  if (fit.added.length) throw absent(fit.added[0]!, "is missing");
+/** The first of the weights that an adapter brings which is not in a model, as a clause; undefined where the model has all of them. */
+export function broughtButMissing(file: TensorFile, adapter: Adapter, fit: Fit): string | undefined {
+  if (fit.added.length) return `"${fit.added[0]}" there is missing`;
   for (const [at, { name, turned }] of fit.replaced) {
     // A layer that the adapter also sits on is not what the adapter brings any more.
     if (fit.sites.has(at)) continue;
@@ -64,8 +56,9 @@ export function requireMergedIn(file: TensorFile, adapter: Adapter, fit: Fit): v
     const isThere = ROUNDED.some((via) =>
       isEqual(fromFloat32(toFloat32(fromFloat32(data, via), via), dtype), found)
     );
-    if (!isThere) throw absent(at, "is not what the adapter brings");
+    if (!isThere) return `"${at}" there is not what the adapter brings`;
   }
+  return undefined;
 }
 
 function isEqual(a: Uint8Array, b: Uint8Array): boolean {

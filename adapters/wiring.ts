@@ -96,7 +96,7 @@ interface Layer {
  */
 export function wireAdapter(
   graph: Graph,
-  model: Model,
+  model: Pick<Model, "config" | "wire">,
   attached: Attachment | readonly Attachment[],
   options: { seed?: Tensor | undefined } = {},
 ): Wiring {

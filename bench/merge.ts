@@ -85,9 +85,9 @@ try {
     import process from "node:process";
     import { mergeAdapter } from ${JSON.stringify(new URL("../mod.ts", import.meta.url).href)};
     const [base, adapter, output] = Deno.args, started = performance.now();
-    const { compared, largestDifference, relativeError } = await mergeAdapter({ base, adapter, output, engine: "cpu" });
+    const { extent, largestDifference, relativeError } = await mergeAdapter({ base, adapter, output, engine: "cpu" });
     const seconds = (performance.now() - started) / 1000;
-    console.log(JSON.stringify({ compared, largestDifference, relativeError, seconds, peak: process.resourceUsage().maxRSS * 1024 }));`;
+    console.log(JSON.stringify({ extent, largestDifference, relativeError, seconds, peak: process.resourceUsage().maxRSS * 1024 }));`;
   for (const name of ["merged.safetensors", "merged.pth"]) {
     const output = join(folder, name);
     const child = new Deno.Command(Deno.execPath(), {
@@ -103,14 +103,14 @@ try {
       stderr: "inherit",
     }).outputSync();
     if (!child.success) throw new Error(`Merging failed with code ${child.code}`);
-    const { compared, largestDifference, relativeError, seconds, peak } = JSON.parse(
+    const { extent, largestDifference, relativeError, seconds, peak } = JSON.parse(
       new TextDecoder().decode(child.stdout),
     );
     console.log(
       `${values.peft} into ${name.padEnd(18)} base ${(bytes / 1e9).toFixed(2)} GB: ${
         seconds.toFixed(0)
       } s, peak memory ` +
-        `${(peak / 1e9).toFixed(2)} GB; ${compared} differ by at most ${
+        `${(peak / 1e9).toFixed(2)} GB; ${extent} differ by at most ${
           largestDifference.toPrecision(2)
         }, relative ${relativeError.toExponential(1)}`,
     );

@@ -53,7 +53,7 @@ export class Model {
       names.forEach((name, i) => {
         const info = file.tensors.get(name)!, bytes = file.readBytes(name);
         addToHash(hash, info, [bytes]);
-        if (!options.elsewhere?.(name)) model!.#loadWeight(info, bytes);
+        if (!options.elsewhere?.(name)) model!.#weights.set(name, placeWeight(info, bytes, engine));
         options.onTensor?.(i + 1, names.length);
       });
       model.#fingerprint = hash.digest("hex");
@@ -63,14 +63,6 @@ export class Model {
       else file.close();
       throw error;
     }
-  }
-
-  #loadWeight({ name, dtype, shape }: TensorInfo, bytes: Uint8Array<ArrayBuffer>): void {
-    const storage = storageOf({ name, dtype, shape });
-    const variable = new Variable(name, graphShape(name, shape), storage);
-    const content = storage === "f32" ? toFloat32(bytes, dtype) : bytes;
-    this.engine.allocate(variable, content);
-    this.#weights.set(name, variable);
   }
 
   /** SHA-256 of the weights, as {@link fingerprint} gives it. */
@@ -95,20 +87,7 @@ export class Model {
 
   /** How a graph reaches this model's weights, without any adapter. */
   wire(graph: Graph, overlay?: ReadonlyMap<string, Variable>): Wiring {
-    const weight = (name: string): Tensor => {
-      const variable = overlay?.get(name) ?? this.#weights.get(name);
-      if (!variable) {
-        throw new ModelError(`Cannot use weight "${name}": it is kept elsewhere and was not given`);
-      }
-      return graph.use(variable);
-    };
-    const linear = (site: string, x: Tensor) =>
-      matmul(graph, x, weight(`${site}.weight`), { transposeB: true });
-    const initialState = (layer: number) => {
-      const name = stateName(layer);
-      return overlay?.has(name) || this.#weights.has(name) ? weight(name) : undefined;
-    };
-    return { graph, config: this.config, weight, linear, initialState };
+    return wireWeights(graph, this.config, new Map([...this.#weights, ...overlay ?? []]));
   }
 
   /**
@@ -175,6 +154,34 @@ function requireRoom(file: TensorFile, names: readonly string[], engine: Engine)
         }`,
     );
   }
+}
+
+/** Puts a weight on an engine, in the dtype of its file where that is a matrix. */
+export function placeWeight(info: TensorInfo, bytes: Uint8Array<ArrayBuffer>, engine: Engine): Variable {
+  const storage = storageOf(info),
+    variable = new Variable(info.name, graphShape(info.name, info.shape), storage);
+  engine.allocate(variable, storage === "f32" ? toFloat32(bytes, info.dtype) : bytes);
+  return variable;
+}
+
+/** How a graph reaches weights on an engine, without any adapter. */
+export function wireWeights(
+  graph: Graph,
+  config: ModelConfig,
+  weights: ReadonlyMap<string, Variable>,
+): Wiring {
+  const weight = (name: string): Tensor => {
+    const variable = weights.get(name);
+    if (!variable) {
+      throw new ModelError(`Cannot use weight "${name}": it is kept elsewhere and was not given`);
+    }
+    return graph.use(variable);
+  };
+  const linear = (site: string, x: Tensor) =>
+    matmul(graph, x, weight(`${site}.weight`), { transposeB: true });
+  const initialState = (layer: number) =>
+    weights.has(stateName(layer)) ? weight(stateName(layer)) : undefined;
+  return { graph, config, weight, linear, initialState };
 }
 
 /** Storage of a weight on an engine. */

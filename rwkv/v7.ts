@@ -70,33 +70,53 @@ export function forwardV7(
       "A model with an initial state begins every row with it: give each document a row of its own",
     );
   }
-  const layerNorm = (x: Tensor, name: string) =>
-    norm(graph, x, weight(`${name}.weight`), weight(`${name}.bias`), { eps: LAYER_NORM_EPS });
-
-  let x = layerNorm(embedding(graph, weight("emb.weight"), tokens), "blocks.0.ln0");
+  let x = layerNorm(wiring, embedding(graph, weight("emb.weight"), tokens), "blocks.0.ln0");
   let vFirst: Tensor | undefined;
   const states: LayerState[] = [];
   for (let layer = 0; layer < config.layers; layer++) {
-    const block = () => {
-      const name = `blocks.${layer}`, carried = state?.[layer];
-      const attIn = layerNorm(x, `${name}.ln1`);
-      const wkv = carried?.wkv ?? startingState(wiring, layer, x.rows / T);
-      const att = timeMix(wiring, `${name}.att`, attIn, vFirst, { T, carried: carried?.attShift, wkv, keep });
-      const middle = map(graph, [x, att.out], (x, out) => x.add(out));
-      const ffnIn = layerNorm(middle, `${name}.ln2`);
-      const out = channelMix(wiring, `${name}.ffn`, ffnIn, { T, carried: carried?.ffnShift, keep });
-      return {
-        x: map(graph, [middle, out], (x, out) => x.add(out)),
-        v: att.v,
-        state: { attShift: lastRows(graph, attIn, T), wkv: att.state, ffnShift: lastRows(graph, ffnIn, T) },
-      };
-    };
+    const block = () => blockV7(wiring, layer, x, { T, vFirst, carried: state?.[layer], keep });
     const result = recompute ? graph.recomputed(block) : block();
     x = result.x;
     vFirst ??= result.v;
     states.push(result.state);
   }
-  return { hidden: layerNorm(x, "ln_out"), state: states };
+  return { hidden: layerNorm(wiring, x, "ln_out"), state: states };
+}
+
+/** LayerNorm with the weights of a name. */
+function layerNorm({ graph, weight }: Wiring, x: Tensor, name: string): Tensor {
+  return norm(graph, x, weight(`${name}.weight`), weight(`${name}.bias`), { eps: LAYER_NORM_EPS });
+}
+
+/**
+ * One block: [B·T, C] → [B·T, C].
+ * @param options.vFirst the v of layer 0; undefined for layer 0 itself
+ * @param options.carried what the layer carries in; else its initial state, or zeros
+ * @returns with the layer's own v, and what it carries out
+ */
+export function blockV7(
+  wiring: Wiring,
+  layer: number,
+  x: Tensor,
+  { T, vFirst, carried, keep }: {
+    T: number;
+    vFirst: Tensor | undefined;
+    carried?: LayerState | undefined;
+    keep?: Tensor | undefined;
+  },
+): { x: Tensor; v: Tensor; state: LayerState } {
+  const { graph } = wiring, name = `blocks.${layer}`;
+  const attIn = layerNorm(wiring, x, `${name}.ln1`);
+  const wkv = carried?.wkv ?? startingState(wiring, layer, x.rows / T);
+  const att = timeMix(wiring, `${name}.att`, attIn, vFirst, { T, carried: carried?.attShift, wkv, keep });
+  const middle = map(graph, [x, att.out], (x, out) => x.add(out));
+  const ffnIn = layerNorm(wiring, middle, `${name}.ln2`);
+  const out = channelMix(wiring, `${name}.ffn`, ffnIn, { T, carried: carried?.ffnShift, keep });
+  return {
+    x: map(graph, [middle, out], (x, out) => x.add(out)),
+    v: att.v,
+    state: { attShift: lastRows(graph, attIn, T), wkv: att.state, ffnShift: lastRows(graph, ffnIn, T) },
+  };
 }
 
 /** The WKV state that each of B sequences begins with, [B, H·N·N]; undefined for zeros. */

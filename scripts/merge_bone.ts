@@ -89,7 +89,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
     console.error("The base is the one that the adapter was trained on, by its SHA-256");
   }
   console.log(
-    `Checked: ${result.compared} differ from base plus adapter by at most ${
+    `Checked: ${result.extent} differ from base plus adapter by at most ${
       result.largestDifference.toPrecision(2)
     }, relative error ${result.relativeError.toExponential(1)} where rounding explains ${result.bound}`,
   );

@@ -1,0 +1,133 @@
+/**
+ * Comparing a merged RWKV-7 model with base plus adapter block by block, however large it is: one block of either is on the engine at
+ * a time. Both get the rows that base plus adapter has computed so far, for the same tokens, so that what rounding changes in one block
+ * is not amplified by the next, and what is compared is what each block adds.
+ *
+ * @module
+ */
+import type { TensorFile } from "../formats/tensor_file.ts";
+import { byteWidth, toFloat32 } from "../formats/dtype.ts";
+import { release } from "../formats/memory.ts";
+import type { Engine } from "../kernels/engine.ts";
+import { Graph, Variable } from "../kernels/graph.ts";
+import { map } from "../kernels/ops/map/op.ts";
+import { assign } from "../kernels/ops/update/op.ts";
+import { compile } from "../kernels/plan.ts";
+import { linearSites, type ModelConfig, weightShapes } from "../rwkv/config.ts";
+import { placeWeight, readModelConfig, wireWeights } from "../rwkv/model.ts";
+import { blockV7 } from "../rwkv/v7.ts";
+import { type Adapter, tensorsAt } from "./adapter.ts";
+import { adapterShape, wireAdapter } from "./wiring.ts";
+
+/** What a block makes of its input: what it adds, and its own v. */
+interface BlockOutput {
+  readonly added: Float32Array;
+  readonly v: Float32Array;
+}
+
+/** Gives, for every block of two models, what it adds to the rows of base plus adapter. */
+export async function eachBlock(
+  [base, adapter]: readonly [TensorFile, Adapter],
+  merged: TensorFile,
+  { tokens, engine }: { tokens: number; engine: Engine },
+  compare: (found: Float32Array, wanted: Float32Array) => void,
+): Promise<void> {
+  const config = readModelConfig(base);
+  const x = startingRows(base, config, tokens);
+  let vFirst: Float32Array | undefined;
+  for (let layer = 0; layer < config.layers; layer++) {
+    const input = { x, vFirst, T: tokens };
+    const wanted = await runBlock(base, adapter, layer, input, engine);
+    const found = await runBlock(merged, undefined, layer, input, engine);
+    compare(found.added, wanted.added);
+    vFirst ??= wanted.v;
+    wanted.added.forEach((added, i) => x[i]! += added);
+  }
+}
+
+/**
+ * Rows of the embedding, spread over the vocabulary, each brought to the size that the first norm gives it: [T, C]. Rows of zeros, as
+ * words that a model never met may have, would show nothing, and are noise instead.
+ */
+function startingRows(file: TensorFile, { channels: C, vocabulary }: ModelConfig, T: number): Float32Array {
+  const { dtype } = file.tensors.get("emb.weight")!, rowBytes = C * byteWidth(dtype);
+  const wanted = Array.from({ length: T }, (_, t) => Math.floor((t + 0.5) * vocabulary / T));
+  const x = noise(T * C), perPiece = Math.max(1, Math.floor((1 << 24) / rowBytes));
+  let first = 0;
+  for (const piece of file.readPieces("emb.weight", perPiece * rowBytes)) {
+    wanted.forEach((row, t) => {
+      if (row < first || row >= first + perPiece) return;
+      const at = (row - first) * rowBytes, values = toFloat32(piece.slice(at, at + rowBytes), dtype);
+      const length = Math.hypot(...values) / Math.sqrt(C);
+      if (length > 0) values.forEach((value, i) => x[t * C + i] = value / length);
+    });
+    first += perPiece;
+    release(piece);
+  }
+  return x;
+}
+
+/** The same numbers every time, between -1 and 1, without a pattern that shards could meet. */
+export function noise(count: number): Float32Array {
+  let state = 1;
+  return Float32Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 31 - 1;
+  });
+}
+
+async function runBlock(
+  file: TensorFile,
+  adapter: Adapter | undefined,
+  layer: number,
+  { x, vFirst, T }: { x: Float32Array; vFirst: Float32Array | undefined; T: number },
+  engine: Engine,
+): Promise<BlockOutput> {
+  using held = new DisposableStack();
+  const hold = (variable: Variable) => (held.defer(() => engine.free(variable)), variable);
+  const place = (name: string, shape: readonly number[], content?: Float32Array) => {
+    const variable = new Variable(name, shape);
+    engine.allocate(variable, content);
+    return hold(variable);
+  };
+  const config = readModelConfig(file), inBlock = (name: string) => name.startsWith(`blocks.${layer}.`);
+  const brought = new Map<string, Variable>();
+  for (const [name, { shape, data }] of tensorsInBlock(adapter, file, config, layer)) {
+    brought.set(name, place(name, adapterShape(name, shape, config), data));
+  }
+  const weights = new Map<string, Variable>();
+  for (const name of weightShapes(config).keys()) {
+    if (!inBlock(name) || brought.has(name)) continue;
+    const bytes = file.readBytes(name);
+    weights.set(name, hold(placeWeight(file.tensors.get(name)!, bytes, engine)));
+    release(bytes);
+  }
+  const shape = [T, config.channels];
+  const input = place("x", shape, x), first = vFirst && place("first v", shape, vFirst);
+  const added = place("added", shape), v = place("v", shape);
+  const graph = new Graph();
+  const model = {
+    config,
+    wire: (graph: Graph, overlay: ReadonlyMap<string, Variable> = new Map()) =>
+      wireWeights(graph, config, new Map([...weights, ...overlay])),
+  };
+  const wiring = adapter ? wireAdapter(graph, model, { adapter, variables: brought }) : model.wire(graph);
+  const before = graph.use(input);
+  const result = blockV7(wiring, layer, before, { T, vFirst: first && graph.use(first) });
+  assign(graph, added, map(graph, [result.x, before], (after, before) => after.sub(before)));
+  assign(graph, v, result.v);
+  using program = await engine.load(compile(graph, engine));
+  program.run();
+  return { added: await engine.read(added), v: await engine.read(v) };
+}
+
+/** What an adapter has in a block: its tensors at the layers, and weights that it brings. */
+function tensorsInBlock(adapter: Adapter | undefined, file: TensorFile, config: ModelConfig, layer: number) {
+  if (!adapter) return [];
+  const own = [...adapter.tensors].filter(([name]) => name.startsWith(`blocks.${layer}.`));
+  const atSites = linearSites(config).filter((site) => site.layer === layer).flatMap((site) =>
+    Object.entries(tensorsAt(adapter, site, () => file.readFloat32(`${site.name}.weight`)))
+      .map(([name, tensor]) => [`${site.name}.${name}`, tensor] as const)
+  );
+  return [...new Map([...own, ...atSites])];
+}
