@@ -82,7 +82,6 @@ console.log(
 
 for (const { row, programs } of subjects(rowsNamed(values.rows), engine)) {
   const loaded = await programs.load();
-  await engine.profile(programs.gradients);
   const times = await engine.profile(programs.gradients);
   loaded[Symbol.dispose]();
   const kinds = new Map<string, { count: number; ms: number; bytes: number; flops: number }>();

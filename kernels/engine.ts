@@ -29,8 +29,8 @@ export interface Engine {
   readonly operands: number;
   /** Whether its programs need memory for what ops call scratch. */
   readonly scratch: boolean;
-  /** Whether its time goes into multiplying, so that a product less is worth a weight more; not where it is not given. */
-  readonly joinsFolds?: boolean;
+  /** Storage of weights that it makes so that there are fewer products (`folds.ts`); not given where that is no gain. */
+  readonly joinsFolds?: "f32" | "f16" | undefined;
   /** What one shader may be given; not there where there are no shaders. */
   readonly limits?: DeviceLimits;
   /** Gives a variable memory, with this content or zeros. Parts of a pack get it with the pack. */

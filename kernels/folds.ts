@@ -1,7 +1,8 @@
 /**
  * Products with folds join products with weights: `x·Wᵀ + fold(x)·D`, which is what Bone makes of a linear layer, becomes `x·W'ᵀ`
  * with `W'[o, i] = W[o, i] + D[i mod R, o]`; and `dY·W + tile(dY·Dᵀ)`, its gradient, becomes `dY·W'`. That is a product less, for a
- * weight that is made where it is needed: with many rows, an engine whose time goes into multiplying gains by it.
+ * weight that is made where it is needed. With many rows that is a gain: for a processor, whose time goes into multiplying, and for
+ * matrix units, where a thin product costs the passes over its result; those round W' to f16 as they would have rounded W.
  *
  * @module
  */
@@ -13,13 +14,20 @@ import { type MapAttributes, mapOp } from "./ops/map/op.ts";
 import { type MatmulAttributes, matmulOp } from "./ops/matmul/op.ts";
 import { sumOf, termsOf } from "./sums.ts";
 
-/** Making an element of W' takes about the time of so many multiplications of a product. */
-const COST = 32;
+/** Whether x [M, K] has so many rows that W' is worth making: a processor counts multiplications, matrix units bytes. */
+const IS_WORTH: Record<"f32" | "f16", (M: number, K: number, R: number) => boolean> = {
+  f32: (M, K, R) => M * R >= 32 * K,
+  f16: (M, K) => 4 * M >= K,
+};
 
 type Product = Node<MatmulAttributes>;
 
-/** The same computation with folds joined. @param nodes in the order in which they run */
-export function joinFolds(nodes: readonly Node[]): Node[] {
+/**
+ * The same computation with folds joined.
+ * @param nodes in the order in which they run
+ * @param dtype storage of W'
+ */
+export function joinFolds(nodes: readonly Node[], dtype: "f32" | "f16"): Node[] {
   const producers = new Map(nodes.flatMap((node) => node.outputs.map((t) => [t, node] as const)));
   const readers = new Map<Tensor, number>();
   nodes.forEach((node) => inputsRead(node).forEach((t) => readers.set(t, (readers.get(t) ?? 0) + 1)));
@@ -76,11 +84,17 @@ export function joinFolds(nodes: readonly Node[]): Node[] {
         if (!found || !terms!.includes(one)) continue;
         const { product, x, w, d } = found;
         const isAlike = isFixed(w) && isFixed(d) && d.dtype === "f32" && d.width === w.rows;
-        if (!isAlike || x.rows * d.rows < COST * w.width) continue;
-        const weight = new Tensor(w.shape, "f32");
+        if (!isAlike || !IS_WORTH[dtype](x.rows, w.width, d.rows)) continue;
+        const weight = new Tensor(w.shape, dtype);
         const rest = terms!.filter((t) => t !== one && t !== other);
         const out = rest.length ? new Tensor(one.shape, "f32") : node.outputs[0]!;
-        made.push({ op: addTileOp, attributes: {}, inputs: [w, d], outputs: [weight], block: node.block });
+        made.push({
+          op: addTileOp,
+          attributes: { dtype },
+          inputs: [w, d],
+          outputs: [weight],
+          block: node.block,
+        });
         made.push({ ...product, inputs: [x, weight], outputs: [out, ...product.outputs.slice(1)] } as Node);
         [one, other].forEach((t) => gone.add(t));
         terms = [out, ...rest];

@@ -54,7 +54,7 @@ export const LEAST_OPERANDS = 8;
  * Plans the nodes of a graph into a program. Nodes that update no variable, directly or through others, are left out.
  * @param options.operands of one node, at most; an engine has this
  * @param options.scratch whether scratch has a place; an engine has this
- * @param options.joinsFolds whether a product less is worth a weight more; an engine has this
+ * @param options.joinsFolds the storage of weights that are made so that there are fewer products, if they are; an engine has this
  * @param options.fused false to keep elementwise nodes as they were made
  */
 export function compile(
@@ -62,13 +62,13 @@ export function compile(
   options: {
     readonly operands?: number | undefined;
     readonly scratch?: boolean | undefined;
-    readonly joinsFolds?: boolean | undefined;
+    readonly joinsFolds?: "f32" | "f16" | undefined;
     readonly fused?: boolean;
   } = {},
 ): Program {
-  const { operands = LEAST_OPERANDS, scratch = true, joinsFolds = false, fused = true } = options;
+  const { operands = LEAST_OPERANDS, scratch = true, joinsFolds, fused = true } = options;
   const needed = liveNodes(graph.nodes);
-  const live = addInProducts(joinsFolds ? liveNodes(joinFolds(needed)) : needed),
+  const live = addInProducts(joinsFolds ? liveNodes(joinFolds(needed, joinsFolds)) : needed),
     nodes = fused ? fuse(live, operands) : live;
   const lives = new Map<Tensor, { first: number; last: number }>();
   const variables = new Set<Variable>();

@@ -358,7 +358,7 @@ const DROPOUT: Case[] = [0, 0.3, 0.9].map((share) => ({
 }));
 
 const ADD_TILE: Case[] = (["f32", "f16", "bf16"] as const).flatMap((dtype) =>
-  [[5, 7, 3], [9, 130, 64], [3, 4, 6], [70, 8, 8]].map(([O, K, R]): Case => ({
+  [[5, 7, 3], [9, 130, 64], [3, 4, 6], [70, 8, 8], [9, 44, 16], [130, 64, 64]].map(([O, K, R]): Case => ({
     name: `addTile + ${dtype} [${O}, ${K}] and shards of ${R}`,
     inputs: [dtype === "f32" ? fixed(uniform([O!, K!])) : stored(dtype, [O!, K!]), fixed(uniform([R!, O!]))],
     build: (g, [w, d]) => [addTile(g, w!, d!)],

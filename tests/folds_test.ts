@@ -54,7 +54,7 @@ function layer(M: number, K: number, O: number, R: number, change?: (graph: Grap
 async function run(
   engine: Engine,
   { graph, variables, kept }: ReturnType<typeof layer>,
-  joinsFolds: boolean,
+  joinsFolds: "f32" | "f16" | undefined,
 ) {
   const random = randomNumbers(5);
   for (const variable of [...variables, ...kept]) {
@@ -72,13 +72,15 @@ async function run(
 
 for (const [M, K, O, R] of [[130, 24, 40, 8], [300, 50, 21, 16], [520, 12, 9, 12]] as const) {
   testOnEngines(`joinFolds + ${M} rows, ${K} to ${O} channels, shards of ${R}: as apart`, async (engine) => {
-    const apart = await run(engine, layer(M, K, O, R), false),
-      joined = await run(engine, layer(M, K, O, R), true);
+    const storage = engine instanceof CpuEngine ? "f32" : "f16";
+    const apart = await run(engine, layer(M, K, O, R), undefined),
+      joined = await run(engine, layer(M, K, O, R), storage);
     assert.deepEqual([count(apart.program, "matmul"), count(joined.program, "matmul")], [5, 3]);
     assert.deepEqual([count(joined.program, "addTile"), count(joined.program, "tile")], [2, 0]);
     joined.results.forEach((values, i) => {
       const error = relativeError(values, apart.results[i]!);
-      assert.ok(error < 1e-6, `result ${i}: normalised error ${error}`);
+      // Rounding W' to f16 changes each of its elements by up to 2⁻¹² of it.
+      assert.ok(error < (storage === "f16" ? 4e-4 : 1e-6), `result ${i}: normalised error ${error}`);
     });
   });
 }
@@ -89,7 +91,7 @@ Deno.test("joinFolds + weights outside of the memory: the same bits", async () =
   );
   try {
     const [inside, outside] = await Promise.all(
-      engines.map((engine) => run(engine, layer(300, 50, 90, 16), true)),
+      engines.map((engine) => run(engine, layer(300, 50, 90, 16), "f32")),
     );
     assert.deepEqual(outside!.results, inside!.results);
   } finally {
@@ -98,7 +100,7 @@ Deno.test("joinFolds + weights outside of the memory: the same bits", async () =
 });
 
 Deno.test("joinFolds + few rows, or a D that changes in between: apart", () => {
-  const few = compile(layer(20, 50, 21, 16).graph, { joinsFolds: true });
+  const few = compile(layer(20, 50, 21, 16).graph, { joinsFolds: "f32" });
   assert.equal(count(few, "addTile"), 0);
   const changing = layer(
     300,
@@ -107,5 +109,5 @@ Deno.test("joinFolds + few rows, or a D that changes in between: apart", () => {
     16,
     (graph, d) => accumulate(graph, d, map(graph, [graph.use(d)], (d) => d.mul(2))),
   );
-  assert.equal(count(compile(changing.graph, { joinsFolds: true }), "addTile"), 0);
+  assert.equal(count(compile(changing.graph, { joinsFolds: "f32" }), "addTile"), 0);
 });

@@ -66,7 +66,7 @@ export class CpuEngine implements Engine {
   /** A map of more would hardly find registers for what it reads. */
   readonly operands = 32;
   readonly scratch = false;
-  readonly joinsFolds = true;
+  readonly joinsFolds = "f32";
 
   get allocatedBytes(): number {
     const outside = this.#outside.values().reduce((sum, { byteLength }) => sum + byteLength, 0);

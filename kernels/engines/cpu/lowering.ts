@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { EngineError } from "../../engine.ts";
 import { type Node, sizeOf, type StorageType, type Tensor } from "../../graph.ts";
 import { type DropoutAttributes, dropThreshold } from "../../ops/dropout/op.ts";
 import { straightLine } from "../../ops/map/expression.ts";
@@ -393,6 +394,7 @@ const embedding: Lowering = (call) => {
 const addTile: Lowering = (call) => {
   const { node, address, outside, window } = call;
   const [w, d] = node.inputs as [Tensor, Tensor];
+  if (node.outputs[0]!.dtype !== "f32") throw new EngineError("addTile writes f32 on a processor");
   const width = w.dtype === "f32" ? 4 : 2, index = outside(w);
   const args = [storage[w.dtype]!, address(d), address(node.outputs[0]!), w.width, d.rows, w.rows];
   return [

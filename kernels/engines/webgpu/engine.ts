@@ -26,6 +26,9 @@ const MOST_OPERANDS = 16;
 /** Bytes of a buffer and of a binding, at least: one vector of four. */
 const LEAST_BINDING = 16;
 
+/** Milliseconds of work before measurements: an idle GPU runs at low clocks. */
+const WARM_UP = 400;
+
 interface Dispatch {
   readonly node: Node;
   readonly pipeline: GPUComputePipeline;
@@ -104,6 +107,10 @@ export class WebGpuEngine implements Engine {
   }
 
   readonly scratch = true;
+
+  get joinsFolds(): "f16" | undefined {
+    return this.matrixUnits ? "f16" : undefined;
+  }
 
   get operands(): number {
     return Math.min(this.#device.gpu.limits.maxStorageBuffersPerShaderStage, MOST_OPERANDS);
@@ -341,7 +348,7 @@ export class WebGpuEngine implements Engine {
   }
 
   /**
-   * Runs a program with each dispatch timed on the device.
+   * Runs a program a few times, and then with each dispatch timed on the device.
    * @returns milliseconds of each node's dispatches, in the program's order
    * @throws EngineError if the device cannot time
    */
@@ -350,10 +357,13 @@ export class WebGpuEngine implements Engine {
     try {
       const dispatches = await this.#prepare(program, buffers);
       await this.#device.check();
-      const times = await timedPasses(
-        this.#device,
-        dispatches.map((dispatch) => (pass) => encode(pass, dispatch)),
-      );
+      const run = () => this.#run(dispatches);
+      for (const end = performance.now() + WARM_UP; performance.now() < end;) {
+        run();
+        await this.settle();
+      }
+      const passes = dispatches.map((dispatch) => (pass: GPUComputePassEncoder) => encode(pass, dispatch));
+      const times = await timedPasses(this.#device, passes, run);
       const byNode = new Map<Node, number>();
       dispatches.forEach(({ node }, i) => byNode.set(node, (byNode.get(node) ?? 0) + times[i]!));
       return byNode;

@@ -11,12 +11,14 @@ const PASSES_A_SET = 1024;
 
 /**
  * Runs each piece of work in a pass of its own, all submitted together.
+ * @param before is called before each submission, to keep the device busy
  * @returns milliseconds of each
  * @throws EngineError if the device writes no timestamps
  */
 export async function timedPasses(
   device: Device,
   work: readonly ((pass: GPUComputePassEncoder) => void)[],
+  before: () => void = () => {},
 ): Promise<number[]> {
   const { gpu } = device;
   if (!gpu.features.has("timestamp-query")) {
@@ -35,6 +37,7 @@ export async function timedPasses(
       usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
     });
     try {
+      before();
       await device.attempt(() => {
         const encoder = gpu.createCommandEncoder();
         now.forEach((encode, i) => {
