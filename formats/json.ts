@@ -12,6 +12,8 @@ import { type MakeError, quoted } from "./text.ts";
 
 const MAX_DEPTH = 32;
 const MAX_TEXTS = 100_000;
+/** Characters of a name or a text, and values of all kinds: what they are held in takes many times their bytes. */
+const MAX_LENGTH = 1 << 22, MAX_VALUES = 50_000;
 const SCALAR = /true|false|null|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
 const INTEGER = /0|[1-9]\d*/y;
 
@@ -23,6 +25,7 @@ export class JsonCursor {
   readonly #text: string;
   readonly #error: MakeError;
   #at = 0;
+  #values = 0;
 
   /**
    * Begins at the start of the text.
@@ -97,6 +100,11 @@ export class JsonCursor {
       this.#at += escape ? 2 : 1;
     }
     const raw = this.#text.slice(start, this.#at++);
+    if (raw.length > MAX_LENGTH) {
+      throw this.#error(
+        `${where} holds a text of ${raw.length} characters, and at most ${MAX_LENGTH} are read`,
+      );
+    }
     const value = escaped ? this.#unescape(raw, where) : raw;
     if (!value.isWellFormed()) throw this.#error(`${where} is not valid: a string holds a lone surrogate`);
     return value;
@@ -124,6 +132,8 @@ export class JsonCursor {
    */
   value(where: string, depth = 0): JsonValue {
     if (depth > MAX_DEPTH) throw this.#error(`${where} is nested more than ${MAX_DEPTH} deep`);
+    if (depth === 0) this.#values = 0;
+    if (++this.#values > MAX_VALUES) throw this.#error(`${where} holds more than ${MAX_VALUES} values`);
     this.#skipSpace();
     switch (this.#text[this.#at]) {
       case "{": {

@@ -27,15 +27,17 @@ const MAX_STACK = 1 << 16;
 const MAX_MARKS = 64;
 /** What values take in memory, in bytes, rounded up. */
 const COST = {
-  slot: 16,
+  slot: 24,
   memo: 64,
-  text: 32,
-  tuple: 96,
+  text: 64,
+  tuple: 128,
   list: 128,
   dict: 384,
   item: 96,
   tensor: 256,
 } as const;
+/** Stands for every integer that a number cannot hold. */
+const BEYOND = 1n << 64n;
 /** What any pickle may take, however small its file. */
 const FREE_BYTES = 1 << 20;
 const REFUSED = "save it again with torch.save and its usual protocol, or convert it to safetensors";
@@ -128,7 +130,7 @@ class PickleMachine {
         this.#spend(COST.list);
         return this.#push(new PickleList());
       case opcodes.APPEND:
-        return this.#append(this.#popMany(1));
+        return this.#appendOne(this.#pop());
       case opcodes.APPENDS:
         return this.#append(this.#popToMark());
       case opcodes.EMPTY_DICT:
@@ -171,10 +173,15 @@ class PickleMachine {
   }
 
   #append(items: readonly PickleValue[]): void {
+    for (const item of items) this.#appendOne(item);
+    if (!(this.#top() instanceof PickleList)) throw this.#error("appends to something that is not a list");
+  }
+
+  #appendOne(item: PickleValue): void {
     const list = this.#top();
     if (!(list instanceof PickleList)) throw this.#error("appends to something that is not a list");
-    this.#spend(items.length * COST.slot);
-    for (const item of items) list.items.push(item);
+    this.#spend(COST.slot);
+    list.items.push(item);
   }
 
   #setItems(pairs: readonly PickleValue[]): void {
@@ -273,13 +280,15 @@ class PickleMachine {
     return line;
   }
 
-  /** A two's complement integer; beyond 2^53 it stays a bigint, which no size or offset may be. */
+  /** A two's complement integer; one beyond 2^53 is {@link BEYOND}, since no size or offset may be it. */
   #long(length: number): number | bigint {
     const start = this.#advance(length);
-    this.#spend(COST.text + length);
-    const digits = this.#bytes.slice(start, start + length).reverse().toHex();
-    const value = BigInt.asIntN(8 * length, BigInt(`0x0${digits}`));
-    return Number.isSafeInteger(Number(value)) ? Number(value) : value;
+    let value = length && this.#bytes[start + length - 1] >= 0x80 ? -1 : 0;
+    for (let at = start + length - 1; at >= start; at--) {
+      value = value * 256 + this.#bytes[at];
+      if (!Number.isSafeInteger(value)) return BEYOND;
+    }
+    return value;
   }
 
   /** Passes `length` bytes and returns where they begin. */

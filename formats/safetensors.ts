@@ -58,15 +58,16 @@ export function readSafetensors(file: RandomAccessFile): TensorSource {
   }
   const dataStart = PREFIX_LENGTH + Number(announced);
   const header = file.read(PREFIX_LENGTH, Number(announced));
-  const { entries, metadata } = parseHeader(header, file.size - dataStart, error);
+  const { tensors, begins, metadata } = parseHeader(header, file.size - dataStart, error);
+  const startOf = (name: string) => dataStart + begins.get(name)!;
   return {
-    tensors: entries,
+    tensors,
     metadata,
     read: (name) => {
-      const { begin, end } = entries.get(name)!;
-      return file.read(dataStart + begin, end - begin);
+      const { dtype, shape } = tensors.get(name)!;
+      return file.read(startOf(name), tensorByteLength(dtype, shape)!);
     },
-    range: (name, from, to) => file.read(dataStart + entries.get(name)!.begin + from, to - from),
+    range: (name, from, to) => file.read(startOf(name) + from, to - from),
   };
 }
 

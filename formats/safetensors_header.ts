@@ -19,18 +19,12 @@ export const maxHeaderLength = 100_000_000;
 const MAX_TENSORS = 100_000;
 const MAX_FIELDS = 16;
 
-/** A tensor and its range of the data, in bytes from the data's start. */
-export interface HeaderEntry extends TensorInfo {
-  /** First byte. */
-  readonly begin: number;
-  /** The byte after the last. */
-  readonly end: number;
-}
-
 /** The parsed header. */
 export interface Header {
-  /** Entries in the order of the header, which need not be that of the data. */
-  readonly entries: ReadonlyMap<string, HeaderEntry>;
+  /** Tensors in the order of the header, which need not be that of the data. */
+  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  /** The first byte of each, from the data's start. */
+  readonly begins: ReadonlyMap<string, number>;
   /** The `__metadata__` object. */
   readonly metadata: ReadonlyMap<string, string>;
 }
@@ -44,7 +38,7 @@ export interface Header {
  */
 export function parseHeader(bytes: Uint8Array, dataLength: number, error: MakeError): Header {
   const cursor = new JsonCursor(decodeUtf8(bytes, "the header", error), error);
-  const entries = new Map<string, HeaderEntry>();
+  const tensors = new Map<string, TensorInfo>(), begins = new Map<string, number>();
   let metadata: ReadonlyMap<string, string> | undefined;
   cursor.object("the header", (name) => {
     if (name === "__metadata__") {
@@ -52,30 +46,30 @@ export function parseHeader(bytes: Uint8Array, dataLength: number, error: MakeEr
       metadata = cursor.take("null") ? new Map() : cursor.textMap("__metadata__");
       return;
     }
-    const entry = parseEntry(cursor, name, error);
-    const earlier = entries.get(name);
+    const { begin, dtype, shape } = parseEntry(cursor, name, error);
+    const earlier = tensors.get(name);
     // Two identical entries mean one thing to every reader; anything else depends on who reads.
-    if (earlier && !sameEntry(earlier, entry)) {
-      throw error(`tensor ${quoted(name)} is described twice, differently`);
-    }
-    entries.set(name, entry);
-    if (entries.size > MAX_TENSORS) throw error(`it holds more than ${MAX_TENSORS} tensors`);
+    const same = begins.get(name) === begin && earlier?.dtype === dtype && `${earlier.shape}` === `${shape}`;
+    if (earlier && !same) throw error(`tensor ${quoted(name)} is described twice, differently`);
+    if (!earlier) tensors.set(name, { name, dtype, shape });
+    begins.set(name, begin);
+    if (tensors.size > MAX_TENSORS) throw error(`it holds more than ${MAX_TENSORS} tensors`);
   });
   cursor.end("the header");
-  checkTiling(entries.values(), dataLength, error);
-  return { entries, metadata: metadata ?? new Map() };
+  checkTiling(tensors, begins, dataLength, error);
+  return { tensors, begins, metadata: metadata ?? new Map() };
 }
 
-function parseEntry(cursor: JsonCursor, name: string, error: MakeError): HeaderEntry {
+function parseEntry(cursor: JsonCursor, name: string, error: MakeError): TensorInfo & { begin: number } {
   const where = `the entry of tensor ${quoted(name)}`;
-  const fields = new Set<string>();
+  const fields: string[] = [];
   let dtype: DType | undefined;
   const shape: number[] = [];
   const offsets: number[] = [];
   cursor.object(where, (field) => {
-    if (fields.has(field)) throw error(`${where} has ${quoted(field)} twice`);
-    if (fields.size >= MAX_FIELDS) throw error(`${where} has more than ${MAX_FIELDS} fields`);
-    fields.add(field);
+    if (fields.includes(field)) throw error(`${where} has ${quoted(field)} twice`);
+    if (fields.length >= MAX_FIELDS) throw error(`${where} has more than ${MAX_FIELDS} fields`);
+    fields.push(field);
     if (field === "dtype") {
       dtype = parseDType(cursor.string(where), name, error);
     } else if (field === "shape") {
@@ -86,7 +80,7 @@ function parseEntry(cursor: JsonCursor, name: string, error: MakeError): HeaderE
       cursor.skipValue(where);
     }
   });
-  if (!dtype || !fields.has("shape") || offsets.length !== 2) {
+  if (!dtype || !fields.includes("shape") || offsets.length !== 2) {
     throw error(`${where} must have a dtype, a shape and two data_offsets`);
   }
   const [begin, end] = offsets;
@@ -95,7 +89,8 @@ function parseEntry(cursor: JsonCursor, name: string, error: MakeError): HeaderE
   if (end - begin !== length) {
     throw error(`tensor ${quoted(name)} of ${length} bytes is given the range ${begin} to ${end}`);
   }
-  return { name, dtype, shape, begin, end };
+  // A list that was grown has room for many more.
+  return { name, dtype, shape: shape.slice(), begin };
 }
 
 function parseIntegers(
@@ -119,19 +114,27 @@ function parseDType(dtype: string, name: string, error: MakeError): DType {
   );
 }
 
-function sameEntry(a: HeaderEntry, b: HeaderEntry): boolean {
-  return a.dtype === b.dtype && a.begin === b.begin && a.end === b.end && `${a.shape}` === `${b.shape}`;
-}
-
-function checkTiling(entries: Iterable<HeaderEntry>, dataLength: number, error: MakeError): void {
+function checkTiling(
+  tensors: ReadonlyMap<string, TensorInfo>,
+  begins: ReadonlyMap<string, number>,
+  dataLength: number,
+  error: MakeError,
+): void {
   let covered = 0;
-  for (const { name, begin, end } of [...entries].sort((a, b) => a.begin - b.begin || a.end - b.end)) {
+  const lengthOf = ({ dtype, shape }: TensorInfo) => tensorByteLength(dtype, shape)!;
+  const order = [...tensors.values()].sort((a, b) =>
+    begins.get(a.name)! - begins.get(b.name)! || lengthOf(a) - lengthOf(b)
+  );
+  for (const info of order) {
+    const begin = begins.get(info.name)!;
     if (begin !== covered) {
       throw error(
-        `tensor ${quoted(name)} begins at data byte ${begin} where ${covered} is next, a gap or an overlap`,
+        `tensor ${
+          quoted(info.name)
+        } begins at data byte ${begin} where ${covered} is next, a gap or an overlap`,
       );
     }
-    covered = end;
+    covered += lengthOf(info);
   }
   if (covered !== dataLength) {
     throw error(`its tensors take ${covered} bytes of data, but ${dataLength} follow the header`);

@@ -200,6 +200,18 @@ export function writeTensorFile(path: string, options: WriteTensorFileOptions): 
 /** Bytes of a piece of a tensor. */
 const PIECE = 1 << 24;
 
+function withoutPrefix(
+  tensors: ReadonlyMap<string, TensorInfo>,
+  { length }: string,
+): ReadonlyMap<string, TensorInfo> {
+  return new Map(
+    Array.from(tensors.values(), ({ name: fullName, dtype, shape }) => {
+      const name = fullName.slice(length);
+      return [name, { name, dtype, shape }];
+    }),
+  );
+}
+
 const PREFIXES = ["_forward_module.", "module.", "model.", "base_model."];
 
 /** The longest chain of framework prefixes that every name begins with; no name is emptied by it. */
@@ -259,12 +271,7 @@ class OpenTensorFile implements TensorFile {
     this.format = format;
     this.metadata = source.metadata;
     this.prefix = commonPrefix(source.tensors.keys());
-    const tensors = new Map<string, TensorInfo>();
-    for (const { name: fullName, dtype, shape } of source.tensors.values()) {
-      const name = fullName.slice(this.prefix.length);
-      tensors.set(name, { name, dtype, shape });
-    }
-    this.tensors = tensors;
+    this.tensors = this.prefix ? withoutPrefix(source.tensors, this.prefix) : source.tensors;
   }
 
   get path(): string {

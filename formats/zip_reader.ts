@@ -59,15 +59,19 @@ interface CentralEntry {
  */
 export function readZipDirectory(file: RandomAccessFile): Map<string, ZipEntry> {
   const directory = findDirectory(file);
-  const central = readCentralEntries(file, directory);
+  const bytes = file.read(directory.offset, directory.size);
   const entries = new Map<string, ZipEntry>();
-  for (const entry of central) {
-    if (entries.has(entry.name)) {
-      throw file.error(`the zip entry ${quoted(entry.name)} is there twice`, REMEDY);
+  const starts = new Float64Array(directory.count), ends = new Float64Array(directory.count);
+  for (const line of centralEntries(file, bytes, directory)) {
+    if (entries.has(line.name)) {
+      throw file.error(`the zip entry ${quoted(line.name)} is there twice`, REMEDY);
     }
-    entries.set(entry.name, locate(file, entry, directory.offset));
+    const entry = locate(file, line, directory.offset);
+    starts[entries.size] = line.localOffset;
+    ends[entries.size] = entry.offset + entry.size;
+    entries.set(line.name, entry);
   }
-  checkNoOverlap(file, central, entries);
+  checkNoOverlap(file, entries, starts, ends);
   return entries;
 }
 
@@ -163,11 +167,14 @@ function readEnd64(file: RandomAccessFile, endOffset: number): Directory & { end
   };
 }
 
-function readCentralEntries(file: RandomAccessFile, directory: Directory): CentralEntry[] {
-  const bytes = file.read(directory.offset, directory.size);
+/** The lines of the directory one at a time: there may be very many. */
+function* centralEntries(
+  file: RandomAccessFile,
+  bytes: Uint8Array<ArrayBuffer>,
+  directory: Directory,
+): Generator<CentralEntry> {
   const view = new DataView(bytes.buffer);
-  const entries: CentralEntry[] = [];
-  let at = 0;
+  let at = 0, count = 0;
   while (at < bytes.length) {
     const header = at + CENTRAL_LENGTH;
     if (header > bytes.length || view.getUint32(at, true) !== 0x02014b50) break;
@@ -191,16 +198,19 @@ function readCentralEntries(file: RandomAccessFile, directory: Directory): Centr
     if ((flags & 1) !== 0 || view.getUint16(at + 34, true) !== 0 || size !== stored) {
       throw file.error(`the zip entry ${quoted(name)} is encrypted, split or of two sizes`, REMEDY);
     }
-    entries.push({ name, rawName, flags, crc: view.getUint32(at + 16, true), size, localOffset });
+    // One more than it says would have no place; it is told below.
+    if (++count > directory.count) break;
+    yield { name, rawName, flags, crc: view.getUint32(at + 16, true), size, localOffset };
     at = next;
   }
-  if (at !== bytes.length || entries.length !== directory.count) {
+  if (at !== bytes.length || count !== directory.count) {
     throw file.error(
-      `its zip directory should list ${directory.count} entries, but ends after ${entries.length}`,
+      `its zip directory should list ${directory.count} entries, but has ${
+        count > directory.count ? "more" : `only ${count}`
+      }`,
       REMEDY,
     );
   }
-  return entries;
 }
 
 /** Replaces each field that is all ones by the next number of the zip64 extra field, as far as it has one. */
@@ -248,17 +258,18 @@ function locate(file: RandomAccessFile, entry: CentralEntry, directoryOffset: nu
   return { name, offset, size, crc };
 }
 
+/** @param ends the byte after the content of each entry, in the order of `entries`, as `starts` are of their headers */
 function checkNoOverlap(
   file: RandomAccessFile,
-  central: readonly CentralEntry[],
   entries: ReadonlyMap<string, ZipEntry>,
+  starts: Float64Array,
+  ends: Float64Array,
 ): void {
   let free = 0;
-  for (const { name, localOffset } of central.toSorted((a, b) => a.localOffset - b.localOffset)) {
-    if (localOffset < free) {
-      throw file.error(`the zip entry ${quoted(name)} overlaps the one before it`, REMEDY);
+  for (const i of Uint32Array.from(starts.keys()).sort((a, b) => starts[a] - starts[b])) {
+    if (starts[i] < free) {
+      throw file.error(`the zip entry ${quoted([...entries.keys()][i])} overlaps the one before it`, REMEDY);
     }
-    const { offset, size } = entries.get(name)!;
-    free = offset + size;
+    free = ends[i];
   }
 }

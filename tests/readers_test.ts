@@ -140,8 +140,8 @@ const SINGLE_BYTES = Array.from(
 const VOCABULARIES: [string, string, RegExp][] = [
   [
     "an id that a table of gigabytes would be for",
-    [...SINGLE_BYTES, "16000000 'zz' 2"].join("\n"),
-    /has 257 tokens, but ids up to 16000000/,
+    [...SINGLE_BYTES, "500000 'zz' 2"].join("\n"),
+    /has 257 tokens, but ids up to 500000/,
   ],
   [
     "tokens spread as wide as can be",
@@ -153,6 +153,19 @@ const VOCABULARIES: [string, string, RegExp][] = [
       }),
     ].join("\n"),
     /spread too wide/,
+  ],
+  [
+    "an id that no table could hold",
+    [...SINGLE_BYTES, "16000000 'zz' 2"].join("\n"),
+    /:257: id 16000000 is too large/,
+  ],
+  [
+    "more tokens than models know",
+    [
+      ...SINGLE_BYTES,
+      ...Array.from({ length: 1 << 17 }, (_, i) => `${i + 257} '${(i + 65536).toString(36)}' 4`),
+    ].join("\n"),
+    /it has over 131072 tokens/,
   ],
   ["JSON with an id twice", `{"1":[0],"1":[1]}`, /id "1": id 1 occurs twice/],
   ["JSON with a prototype", `{"__proto__":[0]}`, /an id is a whole number/],

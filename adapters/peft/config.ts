@@ -5,6 +5,7 @@
  *
  * @module
  */
+import { JsonCursor } from "../../formats/json.ts";
 import { AdapterError } from "../adapter.ts";
 
 /** The PEFT types that are read and written. */
@@ -60,12 +61,8 @@ export type PeftConfig = MissConfig | LoraConfig;
  */
 export function parsePeftConfig(text: string, path: string): PeftConfig {
   const error = (why: string) => new AdapterError(`Cannot load ${path}: ${why}`);
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch {
-    throw error("it is not JSON");
-  }
+  const cursor = new JsonCursor(text, error), json: unknown = cursor.value("its text");
+  cursor.end("its text");
   if (!isObject(json)) throw error("it is not a JSON object");
   const given = json;
   const value = <T>(key: string, initial: T, holds: (value: unknown) => boolean, wanted: string): T => {

@@ -17,7 +17,7 @@ export const WORLD_FILES: readonly string[] = ["rwkv_vocab_v20230424.txt", "rwkv
 /** The World vocabulary's largest id is 65529; models round it up to 65536. */
 const WORLD_SIZE = 65530;
 /** World's has one megabyte. */
-const MAX_VOCABULARY = 1 << 25;
+const MAX_VOCABULARY = 1 << 22;
 
 /** What {@linkcode chooseTokenizer} decides from. */
 export interface TokenizerChoice {

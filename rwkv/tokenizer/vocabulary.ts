@@ -13,20 +13,24 @@
 import { JsonCursor, type JsonValue } from "../../formats/json.ts";
 import { quoted } from "../../formats/text.ts";
 
-/** Tokens and their ids, two arrays of one length. Id 0 is never among them: it ends a document. */
+/** Tokens and their ids, in the order of the file. Id 0 is never among them: it ends a document. */
 export interface Vocabulary {
   /** The id of each token. */
   readonly ids: Uint32Array;
-  /** The bytes of each token; no two are equal, and all 256 single bytes are there. */
-  readonly tokens: readonly Uint8Array[];
+  /** Where each token begins in `pool`, and at last where the last one ends. */
+  readonly starts: Uint32Array;
+  /** The bytes of all tokens; no two tokens are equal, and all 256 single bytes are there. */
+  readonly pool: Uint8Array;
 }
 
-/** Ids at or above this are taken for damage, not for a vocabulary. */
-const ID_LIMIT = 1 << 24;
+/** More tokens, or bytes of tokens, are taken for damage: the real vocabulary has 65,529, of half a million bytes. */
+const MOST_TOKENS = 1 << 17, MOST_BYTES = 1 << 21;
 /** So are ids far above the number of tokens: a table of all ids is kept. */
-const ID_SLACK = 4, WORLD_IDS = 1 << 16;
+const ID_SLACK = 4, WORLD_IDS = 1 << 16, ID_LIMIT = ID_SLACK * MOST_TOKENS + WORLD_IDS;
 /** The longest token of the real vocabulary has 128 bytes; far longer ones are damage too. */
 const LENGTH_LIMIT = 1024;
+/** Characters of a line: an escape takes ten for a byte at most. */
+const LINE_LIMIT = 10 * LENGTH_LIMIT + 64;
 const SHOWN_LENGTH = 80;
 
 const utf8 = new TextEncoder();
@@ -46,16 +50,19 @@ export function parseVocabulary(contents: Uint8Array, file: string): Vocabulary 
   } catch {
     throw new SyntaxError(`Cannot read the vocabulary ${file}: it is not UTF-8 text`);
   }
-  const vocabulary = text.trimStart().startsWith("{") ? parseJson(text, file) : parseLines(text, file);
+  const vocabulary = /^\s*\{/.test(text) ? parseJson(text, file) : parseLines(text, file);
   const largest = vocabulary.ids.reduce((a, b) => Math.max(a, b), 0);
   if (largest >= ID_SLACK * vocabulary.ids.length + WORLD_IDS) {
     throw new SyntaxError(
       `The vocabulary ${file} has ${vocabulary.ids.length} tokens, but ids up to ${largest}: use a complete World vocabulary`,
     );
   }
-  const bytes = new Set(vocabulary.tokens.filter((token) => token.length === 1).map((token) => token[0]));
+  const { starts, pool } = vocabulary, isThere = new Uint8Array(256);
+  vocabulary.ids.forEach((_, i) => {
+    if (starts[i + 1] - starts[i] === 1) isThere[pool[starts[i]]] = 1;
+  });
   for (let byte = 0; byte < 256; byte++) {
-    if (!bytes.has(byte)) {
+    if (!isThere[byte]) {
       throw new SyntaxError(
         `The vocabulary ${file} has no token for the single byte ${byte}, so it cannot encode every text: ` +
           `use a complete World vocabulary`,
@@ -66,12 +73,19 @@ export function parseVocabulary(contents: Uint8Array, file: string): Vocabulary 
 }
 
 function parseLines(text: string, file: string): Vocabulary {
-  const lines = text.split("\n");
-  if (lines.at(-1) === "") lines.pop();
-  const add = collector();
-  lines.forEach((raw, index) => {
-    const line = raw.endsWith("\r") ? raw.slice(0, -1) : raw;
+  const add = collector(text.length);
+  let number = 0;
+  for (let at = 0, end = 0; at < text.length; at = end + 1) {
+    end = text.indexOf("\n", at);
+    if (end < 0) end = text.length;
+    number++;
+    const line = text.slice(at, text[end - 1] === "\r" ? end - 1 : end);
     try {
+      if (line.length > LINE_LIMIT) {
+        throw new SyntaxError(
+          `the line has ${line.length} characters, more than a token of ${LENGTH_LIMIT} bytes needs`,
+        );
+      }
       const first = line.indexOf(" ");
       const last = line.lastIndexOf(" ");
       const id = line.slice(0, first);
@@ -86,23 +100,18 @@ function parseLines(text: string, file: string): Vocabulary {
       add(Number(id), token);
     } catch (error) {
       if (!(error instanceof SyntaxError)) throw error;
-      throw new SyntaxError(`Cannot read the vocabulary ${file}:${index + 1}: ${error.message}`);
+      throw new SyntaxError(`Cannot read the vocabulary ${file}:${number}: ${error.message}`);
     }
-  });
+  }
   return add.vocabulary();
 }
 
 function parseJson(text: string, file: string): Vocabulary {
-  try {
-    // Says best what is no JSON; what it hides, such as an id that comes twice, is seen by the cursor.
-    JSON.parse(text);
-  } catch (error) {
-    throw new SyntaxError(`Cannot read the vocabulary ${file} as JSON: ${(error as Error).message}`);
-  }
   let at = "";
-  const error = (reason: string) => new SyntaxError(`Cannot read the vocabulary ${file}${at}: ${reason}`);
+  const error = (reason: string) =>
+    new SyntaxError(`Cannot read the vocabulary ${file}${at || " as JSON"}: ${reason}`);
   const cursor = new JsonCursor(text, error);
-  const add = collector();
+  const add = collector(text.length);
   cursor.object("the vocabulary", (id) => {
     at = `, id ${quoted(id)}`;
     const value = cursor.value("its token");
@@ -124,32 +133,45 @@ function isByte(value: JsonValue): value is number {
   return Number.isInteger(value) && (value as number) >= 0 && (value as number) < 256;
 }
 
-/** Gathers tokens and refuses the ones that no vocabulary may hold. */
-function collector() {
-  const ids: number[] = [];
-  const tokens: Uint8Array[] = [];
-  const knownIds = new Set<number>();
+/** Gathers tokens and refuses the ones that no vocabulary may hold. @param length characters of the file */
+function collector(length: number) {
+  // A token takes four characters of the file at least, and a character stands for three bytes at most.
+  const room = Math.min(MOST_TOKENS, Math.ceil(length / 4));
+  const ids = new Uint32Array(room), starts = new Uint32Array(room + 1);
+  const pool = new Uint8Array(Math.min(MOST_BYTES, 3 * length)), isKnown = new Uint8Array(ID_LIMIT);
   const knownTokens = new Map<string, number>();
+  let count = 0;
   function add(id: number, token: Uint8Array) {
     if (id === 0) throw new SyntaxError("id 0 is the end of a document and has no token");
     if (id >= ID_LIMIT) throw new SyntaxError(`id ${id} is too large, the limit is ${ID_LIMIT - 1}`);
-    if (knownIds.has(id)) throw new SyntaxError(`id ${id} occurs twice`);
+    if (isKnown[id]) throw new SyntaxError(`id ${id} occurs twice`);
     if (token.length === 0) throw new SyntaxError("the token is empty");
     if (token.length > LENGTH_LIMIT) throw new SyntaxError(`the token is longer than ${LENGTH_LIMIT} bytes`);
     const key = binaryString(token);
     const same = knownTokens.get(key);
     if (same !== undefined) throw new SyntaxError(`ids ${same} and ${id} are the same token`);
-    knownIds.add(id);
+    if (count === MOST_TOKENS || starts[count] + token.length > MOST_BYTES) {
+      throw new SyntaxError(
+        `it has over ${MOST_TOKENS} tokens or ${MOST_BYTES} bytes of them, use a World vocabulary`,
+      );
+    }
+    isKnown[id] = 1;
     knownTokens.set(key, id);
-    ids.push(id);
-    tokens.push(token);
+    ids[count] = id;
+    pool.set(token, starts[count]);
+    starts[count + 1] = starts[count] + token.length;
+    count++;
   }
-  add.vocabulary = (): Vocabulary => ({ ids: Uint32Array.from(ids), tokens });
+  add.vocabulary = (): Vocabulary => ({
+    ids: ids.slice(0, count),
+    starts: starts.slice(0, count + 1),
+    pool: pool.slice(0, starts[count]),
+  });
   return add;
 }
 
-/** One UTF-16 unit a byte, so that bytes can be a key and strings compare as their bytes do. */
-export function binaryString(bytes: Uint8Array): string {
+/** One UTF-16 unit a byte, so that bytes can be a key. */
+function binaryString(bytes: Uint8Array): string {
   return String.fromCharCode(...bytes);
 }
 

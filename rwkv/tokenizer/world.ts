@@ -9,7 +9,7 @@
  */
 
 import { REPLACEMENT, type Tokenizer } from "./tokenizer.ts";
-import { binaryString, parseVocabulary, type Vocabulary } from "./vocabulary.ts";
+import { parseVocabulary, type Vocabulary } from "./vocabulary.ts";
 
 /**
  * The World tokenizer of the vocabulary file whose bytes are given, in its text or its JSON form.
@@ -56,13 +56,13 @@ export function worldTokenizer(contents: Uint8Array, file: string): Tokenizer {
 }
 
 /** All tokens' bytes in the order of their ids: token `id` is `pool[start[id] .. start[id + 1])`. */
-function layOut({ ids, tokens }: Vocabulary): { start: Uint32Array; pool: Uint8Array } {
+function layOut({ ids, starts, pool: tokens }: Vocabulary): { start: Uint32Array; pool: Uint8Array } {
   const size = ids.reduce((largest, id) => Math.max(largest, id), 0) + 1;
   const start = new Uint32Array(size + 1);
-  ids.forEach((id, i) => start[id + 1] = tokens[i].length);
+  ids.forEach((id, i) => start[id + 1] = starts[i + 1] - starts[i]);
   for (let id = 0; id < size; id++) start[id + 1] += start[id];
   const pool = new Uint8Array(start[size]);
-  ids.forEach((id, i) => pool.set(tokens[i], start[id]));
+  ids.forEach((id, i) => pool.set(tokens.subarray(starts[i], starts[i + 1]), start[id]));
   return { start, pool };
 }
 
@@ -83,37 +83,48 @@ interface Trie {
 /** Slots of children beyond a few for each byte of the tokens are taken for damage: World has fewer than one. */
 const SLOTS_A_BYTE = 2, FREE_SLOTS = 1 << 16;
 
-function buildTrie({ ids, tokens }: Vocabulary, file: string): Trie {
-  const most = FREE_SLOTS + SLOTS_A_BYTE * tokens.reduce((sum, token) => sum + token.length, 0);
-  const keys = tokens.map(binaryString);
-  const order = Array.from(keys.keys()).sort((a, b) => keys[a] < keys[b] ? -1 : 1);
-  const first: number[] = [];
-  const low: number[] = [];
-  const span: number[] = [];
-  const id: number[] = [];
-  const children: number[] = [];
+function buildTrie({ ids, starts, pool }: Vocabulary, file: string): Trie {
+  const most = FREE_SLOTS + SLOTS_A_BYTE * pool.length;
+  const lengthOf = (token: number) => starts[token + 1] - starts[token];
+  const order = Uint32Array.from(ids.keys()).sort((a, b) => {
+    const common = Math.min(lengthOf(a), lengthOf(b));
+    for (let i = 0; i < common; i++) {
+      const difference = pool[starts[a] + i] - pool[starts[b] + i];
+      if (difference) return difference;
+    }
+    return lengthOf(a) - lengthOf(b);
+  });
+  // A node for each byte of the tokens at most, and the root.
+  const first = new Uint32Array(pool.length + 1), low = new Uint8Array(pool.length + 1);
+  const span = new Uint16Array(pool.length + 1), id = new Uint32Array(pool.length + 1);
+  let children = new Uint32Array(FREE_SLOTS), nodes = 0, slots = 0;
 
   /** Adds the node for the sorted tokens `from` to `to`, which share their first `depth` bytes. */
   function addNode(from: number, to: number, depth: number): number {
-    const node = id.length;
-    id.push(0), first.push(0), low.push(0), span.push(0);
-    if (tokens[order[from]].length === depth) id[node] = ids[order[from++]];
+    const node = nodes++;
+    if (lengthOf(order[from]) === depth) id[node] = ids[order[from++]];
     if (from === to) return node;
-    const byteOf = (position: number) => tokens[order[position]][depth];
-    first[node] = children.length;
+    const byteOf = (position: number) => pool[starts[order[position]] + depth];
+    first[node] = slots;
     low[node] = byteOf(from);
     span[node] = byteOf(to - 1) - low[node] + 1;
-    if (children.length + span[node] > most) {
+    slots += span[node];
+    if (slots > most) {
       throw new SyntaxError(
         `The vocabulary ${file} has tokens that are spread too wide: use a complete World vocabulary`,
       );
     }
-    for (let slot = 0; slot < span[node]; slot++) children.push(0);
+    if (slots > children.length) {
+      const grown = new Uint32Array(Math.min(most, 2 * slots));
+      grown.set(children);
+      children = grown;
+    }
     while (from < to) {
       const byte = byteOf(from);
       let end = from + 1;
       while (end < to && byteOf(end) === byte) end++;
-      children[first[node] + byte - low[node]] = addNode(from, end, depth + 1);
+      const child = addNode(from, end, depth + 1);
+      children[first[node] + byte - low[node]] = child;
       from = end;
     }
     return node;
@@ -121,11 +132,11 @@ function buildTrie({ ids, tokens }: Vocabulary, file: string): Trie {
 
   addNode(0, order.length, 0);
   return {
-    first: Uint32Array.from(first),
-    low: Uint8Array.from(low),
-    span: Uint16Array.from(span),
-    children: Uint32Array.from(children),
-    id: Uint32Array.from(id),
+    first: first.slice(0, nodes),
+    low: low.slice(0, nodes),
+    span: span.slice(0, nodes),
+    children: children.slice(0, slots),
+    id: id.slice(0, nodes),
   };
 }
 
