@@ -8,6 +8,7 @@ import type { Engine } from "../kernels/engine.ts";
 import { Oracle } from "../kernels/engines/cpu/oracle.ts";
 import { WebGpuEngine } from "../kernels/engines/webgpu/engine.ts";
 import { Graph, type StorageType, Variable } from "../kernels/graph.ts";
+import { blockMatmul, type BlockMatmulAttributes } from "../kernels/ops/block_matmul/op.ts";
 import { matmul } from "../kernels/ops/matmul/op.ts";
 import { assign } from "../kernels/ops/update/op.ts";
 import { compile, type Program } from "../kernels/plan.ts";
@@ -90,6 +91,86 @@ for (const product of PRODUCTS) {
       const alternatives = node.op.alternatives!(node, engine.limits);
       assert.equal(alternatives.length > 2, engine.matrixUnits);
       for (const { name, passes } of alternatives) {
+        const nodes = program.nodes.map((other) =>
+          other === node ? { ...node, op: { ...node.op, webgpu: passes, alternatives: undefined! } } : other
+        );
+        const got = await resultOf(engine, { ...program, nodes }, content, result);
+        const error = relativeError(got, wanted), allowed = toleranceOn(engine, TOLERANCE);
+        assert.ok(error <= allowed, `${name}: normalised error ${error} is above ${allowed}`);
+      }
+    },
+    { oracle: false },
+  );
+}
+
+const BLOCKS: readonly BlockMatmulAttributes[] = [
+  // BAT's three products by input block: forward, by its input, and by its blocks, where few tiles have a long K.
+  {
+    G: 3,
+    M: 144,
+    N: 64,
+    K: 64,
+    transposeA: false,
+    transposeB: true,
+    stacking: ["beside", "below", "beside"],
+  },
+  {
+    G: 3,
+    M: 144,
+    N: 64,
+    K: 64,
+    transposeA: false,
+    transposeB: false,
+    stacking: ["beside", "below", "beside"],
+  },
+  {
+    G: 3,
+    M: 64,
+    N: 64,
+    K: 1664,
+    transposeA: true,
+    transposeB: false,
+    stacking: ["beside", "beside", "below"],
+  },
+  // Tiles that are not filled, and widths that 16 bytes do not divide.
+  { G: 2, M: 40, N: 24, K: 40, transposeA: false, transposeB: true, stacking: ["beside", "below", "beside"] },
+  {
+    G: 5,
+    M: 20,
+    N: 20,
+    K: 1100,
+    transposeA: true,
+    transposeB: false,
+    stacking: ["beside", "beside", "below"],
+  },
+  { G: 3, M: 33, N: 6, K: 6, transposeA: false, transposeB: false, stacking: ["below", "below", "below"] },
+];
+for (const attributes of BLOCKS) {
+  const { G, M, N, K, ...how } = attributes;
+  testOnEngines(
+    `alternatives of blockMatmul + ${G} of ${M}×${N}×${K} ${JSON.stringify(how)}: as the oracle`,
+    async (engine) => {
+      if (!(engine instanceof WebGpuEngine)) return;
+      const graph = new Graph(), random = randomNumbers(5), content = new Map<Variable, ArrayBufferView>();
+      const input = (name: string, size: number) => {
+        const variable = new Variable(name, [size]);
+        content.set(variable, contentOf(uniform([size]), random));
+        return graph.use(variable);
+      };
+      const product = blockMatmul(graph, input("a", G * M * K), input("b", G * K * N), attributes);
+      const result = new Variable("result", product.shape);
+      content.set(result, new Float32Array(product.size).fill(NaN));
+      assign(graph, result, product);
+      const program = compile(graph), wanted = await resultOf(new Oracle(), program, content, result);
+      const node = program.nodes.find(({ op }) => op.name === "blockMatmul")!;
+      const alternatives = node.op.alternatives!(node, engine.limits),
+        onUnits = [N, K].every((n) => n % 4 === 0);
+      assert.equal(alternatives.length > 1, engine.matrixUnits && onUnits);
+      const lowerings = [...alternatives, {
+        name: "default",
+        passes: () => node.op.webgpu(node, engine.limits),
+      }];
+      for (const { name, passes } of lowerings) {
         const nodes = program.nodes.map((other) =>
           other === node ? { ...node, op: { ...node.op, webgpu: passes, alternatives: undefined! } } : other
         );

@@ -7,8 +7,10 @@
  *
  * @module
  */
-import type { Graph, Tensor } from "../../graph.ts";
-import { grid, type Op, shapeError, wgslReader, widened } from "../../op.ts";
+import type { Graph, Node, Tensor } from "../../graph.ts";
+import { type DeviceLimits, grid, type Op, type Pass, shapeError, wgslReader, widened } from "../../op.ts";
+import { type Kernel, kernels, nameOf, type Product, serves, shaderOf, tileOf } from "../matmul/kernels.ts";
+import { filled, partExtent } from "../matmul/op.ts";
 import sumShader from "../reduce/reduce_rows.wgsl" with { type: "text" };
 import shader from "./block_matmul.wgsl" with { type: "text" };
 
@@ -47,11 +49,75 @@ export function blockStrides(
 const FEW_TILES = 256;
 /** Least extent of K that is worth a workgroup of its own. */
 const LEAST_PART = 512;
+/** Rows and columns of a workgroup's part of the output, in plain f32. */
 const TILE = 32;
 
 function partsOf({ G, M, N, K }: BlockMatmulAttributes): number {
-  const tiles = G * Math.ceil(M / TILE) * Math.ceil(N / TILE);
-  return Math.max(1, Math.min(Math.ceil(FEW_TILES / tiles), Math.floor(K / LEAST_PART)));
+  const tiles = G * Math.ceil(M / (2 * TILE)) * Math.ceil(N / (2 * TILE));
+  return filled(K, Math.max(1, Math.min(Math.ceil(FEW_TILES / tiles), Math.floor(K / LEAST_PART))));
+}
+
+/** The product as the kernels on matrix units are told of it. */
+function productOf({ attributes, inputs, outputs }: Node<BlockMatmulAttributes>): Product {
+  const { M, N, K, transposeA, transposeB } = attributes;
+  const [a, b, out] = blockStrides(attributes) as [Stride, Stride, Stride];
+  return {
+    ...{ M, N, K, widthA: a.row, widthB: b.row, widthOut: out.row },
+    layout: { dtype: inputs[1]!.dtype, transposeA, transposeB, mode: "write", blocks: true },
+    part: outputs[1] ? partExtent(K, outputs[1].rows) : K,
+    starts: { a: 0, out: 0 },
+    distances: { a: a.block, b: b.block, out: out.block },
+  };
+}
+
+/** The kernels on matrix units that can make a product, the largest tile first. */
+function onUnits(node: Node<BlockMatmulAttributes>, limits: DeviceLimits): Kernel[] {
+  const product = productOf(node);
+  return kernels(limits).filter((kernel) => "blocking" in kernel && serves(kernel, product, limits));
+}
+
+/** The passes of a product: on matrix units with a kernel, else in plain f32. */
+function lowered(
+  node: Node<BlockMatmulAttributes>,
+  limits: DeviceLimits,
+  kernel: Kernel | undefined,
+): Pass[] {
+  const { attributes, inputs, outputs } = node, { G, M, N, K, transposeA, transposeB } = attributes;
+  const [a, b, out] = blockStrides(attributes) as [Stride, Stride, Stride];
+  const parts = outputs[1]?.rows ?? 1, size = outputs[0]!.size, product = productOf(node);
+  const stridesA = transposeA ? [1, a.row] : [a.row, 1], stridesB = transposeB ? [1, b.row] : [b.row, 1];
+  const bindings = [{ operand: 0 }, { operand: 1 }, { operand: parts > 1 ? 3 : 2 }];
+  const tile = kernel ? tileOf(kernel) : { m: TILE, n: TILE };
+  const common = { bindings, workgroups: [Math.ceil(N / tile.n), Math.ceil(M / tile.m), G * parts] as const };
+  const pass = kernel
+    ? {
+      ...common,
+      wgsl: shaderOf(kernel, product, limits),
+      uniforms: [
+        ...[M, N, K, 0, 0, ...stridesA, ...stridesB, out.row, product.part, size],
+        ...[G, a.block, b.block, out.block],
+      ],
+    }
+    : {
+      ...common,
+      wgsl: [
+        "@group(0) @binding(0) var<uniform> p: Parameters;",
+        wgslReader("a", 1, "f32"),
+        wgslReader("b", 2, inputs[1]!.dtype),
+        "@group(0) @binding(3) var<storage, read_write> out: array<f32>;",
+        shader,
+      ].join("\n"),
+      uniforms: [
+        ...[M, N, K, G, a.block, ...stridesA, b.block, ...stridesB, out.block, out.row, product.part, size],
+      ],
+    };
+  if (parts === 1) return [pass];
+  return [pass, {
+    wgsl: sumShader,
+    uniforms: [parts, size, parts, 1],
+    bindings: [{ operand: 3 }, { operand: 2 }],
+    workgroups: grid(Math.ceil(size / 64), limits),
+  }];
 }
 
 const blockMatmulOp: Op<BlockMatmulAttributes> = {
@@ -111,35 +177,21 @@ const blockMatmulOp: Op<BlockMatmulAttributes> = {
       }
     }
   },
-  webgpu({ attributes, inputs, outputs }, limits) {
-    const { G, M, N, K, transposeA, transposeB } = attributes;
-    const [a, b, out] = blockStrides(attributes) as [Stride, Stride, Stride];
-    const parts = outputs[1]?.rows ?? 1, size = outputs[0]!.size;
-    const product = {
-      wgsl: [
-        "@group(0) @binding(0) var<uniform> p: Parameters;",
-        wgslReader("a", 1, "f32"),
-        wgslReader("b", 2, inputs[1]!.dtype),
-        "@group(0) @binding(3) var<storage, read_write> out: array<f32>;",
-        shader,
-      ].join("\n"),
-      uniforms: [
-        ...[M, N, K, G],
-        ...[a.block, ...(transposeA ? [1, a.row] : [a.row, 1])],
-        ...[b.block, ...(transposeB ? [1, b.row] : [b.row, 1])],
-        ...[out.block, out.row],
-        ...[Math.ceil(K / parts), size],
-      ],
-      bindings: [{ operand: 0 }, { operand: 1 }, { operand: parts > 1 ? 3 : 2 }],
-      workgroups: [Math.ceil(N / TILE), Math.ceil(M / TILE), G * parts] as const,
+  webgpu: (node, limits) => lowered(node, limits, undefined),
+  alternatives: (node, limits) => {
+    const { M, N } = node.attributes;
+    const units = onUnits(node, limits).map((kernel) => ({
+      name: nameOf(kernel),
+      worthTrying: tileOf(kernel).m <= 2 * M && tileOf(kernel).n <= 2 * N,
+      passes: () => lowered(node, limits, kernel),
+    }));
+    // In plain f32 there is one, so that nothing has to be measured.
+    const plain = {
+      name: "f32",
+      worthTrying: units.length === 0,
+      passes: () => lowered(node, limits, undefined),
     };
-    if (parts === 1) return [product];
-    return [product, {
-      wgsl: sumShader,
-      uniforms: [parts, size, parts, 1],
-      bindings: [{ operand: 3 }, { operand: 2 }],
-      workgroups: grid(Math.ceil(size / 64), limits),
-    }];
+    return [plain, ...units];
   },
 };
 

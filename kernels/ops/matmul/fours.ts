@@ -5,7 +5,7 @@
  * @module
  */
 import { wgslFours, wgslReader } from "../../op.ts";
-import { type Layout, PARAMETERS } from "./layout.ts";
+import { type Layout, parameters } from "./layout.ts";
 
 /**
  * Declarations of bindings 0 to 4, a_four, b_four and out_four.
@@ -13,7 +13,7 @@ import { type Layout, PARAMETERS } from "./layout.ts";
  */
 export function fours(layout: Layout, whole: boolean): string {
   return [
-    PARAMETERS,
+    parameters(),
     whole ? aligned(layout) : unaligned(layout),
     `const A_ALONG_K = ${!layout.transposeA};`,
     `const B_ALONG_K = ${layout.transposeB};`,

@@ -26,6 +26,8 @@ export interface Product {
   readonly part: number;
   /** Elements before the first that is read or written. */
   readonly starts: { readonly a: number; readonly out: number };
+  /** Elements between the products of a kind, where there are several. */
+  readonly distances?: { readonly a: number; readonly b: number; readonly out: number };
 }
 
 /** The larger tile reads less, the smaller makes more workgroups. */
@@ -75,15 +77,16 @@ export function tileOf(kernel: Kernel): { m: number; n: number } {
 export function serves(kernel: Kernel, product: Product, limits: DeviceLimits): boolean {
   if ("tile" in kernel) return true;
   const { matrixUnits, workgroupBytes: bytes } = limits;
-  const { layout, widthA, widthB, starts } = product;
+  const { layout, widthA, widthB, starts, distances = { a: 0, b: 0 } } = product;
   if (!matrixUnits || workgroupBytes(kernel.blocking, layout, matrixUnits) > bytes) return false;
-  return [widthA, starts.a].every((n) => n % readWidth("f32") === 0) &&
-    widthB % readWidth(layout.dtype) === 0;
+  return [widthA, starts.a, distances.a].every((n) => n % readWidth("f32") === 0) &&
+    [widthB, distances.b].every((n) => n % readWidth(layout.dtype) === 0);
 }
 
 /** Whether the output divides into matrices that are stored at multiples of 16 bytes. */
-function isWhole({ M, N, widthOut, starts }: Product, { side }: MatrixUnits): boolean {
-  return M % side === 0 && N % side === 0 && widthOut % 4 === 0 && starts.out % 4 === 0;
+function isWhole({ M, N, widthOut, starts, distances }: Product, { side }: MatrixUnits): boolean {
+  return M % side === 0 && N % side === 0 &&
+    [widthOut, starts.out, distances?.out ?? 0].every((extent) => extent % 4 === 0);
 }
 
 /**

@@ -10,7 +10,7 @@
  */
 import type { StorageType } from "../../graph.ts";
 import type { MatrixUnits } from "../../op.ts";
-import { type Layout, PARAMETERS } from "./layout.ts";
+import { type Layout, parameters } from "./layout.ts";
 
 /** How a workgroup divides its work, in rows and columns of the output and steps of K. */
 export interface Blocking {
@@ -79,16 +79,22 @@ interface Operand {
   readonly rowsAlongK: boolean;
   /** Elements of a row in memory, where slices never reach beyond the operand, so that nothing need be checked. */
   readonly width: number | undefined;
+  readonly blocks: boolean;
 }
 
 /**
  * Declares an operand, its slice, and functions for the i-th read of a slice: `<x>_start(i, first)`, where it is in the first
- * slice; `<x>_fetch(i, first, start, k0, last)` reads it in the slice at k0; `<x>_stage(i, w)` puts it into workgroup memory.
+ * slice (of a block, where there are several); `<x>_fetch(i, first, start, k0, last)` reads it in the slice at k0; `<x>_stage(i, w)` puts it into workgroup memory.
  */
-function operand(x: "a" | "b", binding: number, { dtype, slice, rowsAlongK, width }: Operand): string {
+function operand(
+  x: "a" | "b",
+  binding: number,
+  { dtype, slice, rowsAlongK, width, blocks }: Operand,
+): string {
   const { type, count, halves } = WIDE[dtype as keyof typeof WIDE];
   const [extent, across] = x === "a" ? ["p.M", "p.a_m"] : ["p.N", "p.b_n"];
-  const along = x === "a" ? "p.a_k" : "p.b_k", start = x === "a" ? "p.a_start + " : "";
+  const along = x === "a" ? "p.a_k" : "p.b_k";
+  const start = (x === "a" ? "p.a_start + " : "") + (blocks ? `block * p.${x}_block + ` : "");
   const reads = slice.width / count;
   const row = `i / ${reads}u`, column = `i % ${reads}u * ${count}u`;
   const [k, outer] = rowsAlongK ? [row, column] : [column, row];
@@ -98,7 +104,7 @@ function operand(x: "a" | "b", binding: number, { dtype, slice, rowsAlongK, widt
   return `
 @group(0) @binding(${binding}) var<storage, read> ${x}: array<${type}>;
 var<workgroup> ${x}_slice: array<vec4<f16>, ${slice.rows * slice.stride / 4}>;
-fn ${x}_start(i: u32, first: u32) -> u32 {
+fn ${x}_start(i: u32, first: u32${blocks ? ", block: u32" : ""}) -> u32 {
   return (${start}(first + ${outer}) * ${known("outer") ?? across} + (${k}) * ${
     known("k") ?? along
   }) / ${count}u;
@@ -130,7 +136,8 @@ export function matricesShader(
   whole: boolean,
   widths?: { readonly a: number; readonly b: number },
 ): string {
-  const { side, lanes } = units, { mode } = layout;
+  const { side, lanes } = units, { mode, blocks = false } = layout;
+  const part = blocks ? "(group.z / p.blocks)" : "group.z";
   const threads = invocations(blocking, units), across = blocking.N / blocking.blockN;
   const rows = blocking.blockM / side, columns = blocking.blockN / side;
   const a = staged(layout.transposeA, blocking.M, blocking.K),
@@ -165,7 +172,7 @@ export function matricesShader(
         ? `(n_block + ${j * side}u) * ${b.stride}u + ${q * side}u`
         : `${q * side * b.stride}u + n_block + ${j * side}u`,
     );
-  const blocks = (block: (i: number, j: number) => string) =>
+  const everywhere = (block: (i: number, j: number) => string) =>
     times(rows, (i) => times(columns, (j) => block(i, j)));
   const place = (i: number, j: number) =>
     `let m = m0 + m_block + ${i * side}u; let n = n0 + n_block + ${j * side}u;`;
@@ -175,9 +182,17 @@ export function matricesShader(
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 diagnostic(off, chromium.subgroup_matrix_uniformity);
-${PARAMETERS}
-${operand("a", 1, { dtype: "f32", slice: a, rowsAlongK: layout.transposeA, width: widths?.a })}
-${operand("b", 2, { dtype: layout.dtype, slice: b, rowsAlongK: !layout.transposeB, width: widths?.b })}
+${parameters(blocks)}
+${operand("a", 1, { dtype: "f32", slice: a, rowsAlongK: layout.transposeA, width: widths?.a, blocks })}
+${
+    operand("b", 2, {
+      dtype: layout.dtype,
+      slice: b,
+      rowsAlongK: !layout.transposeB,
+      width: widths?.b,
+      blocks,
+    })
+  }
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 ${mode === "addend" ? "@group(0) @binding(4) var<storage, read> addend: array<f32>;" : ""}
 ${whole ? "" : `var<workgroup> ragged: array<f32, ${threads / lanes * side * side}>;`}
@@ -189,13 +204,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let n0 = group.x * ${blocking.N}u;
   let m_block = subgroup / ${across}u * ${blocking.blockM}u;
   let n_block = subgroup % ${across}u * ${blocking.blockN}u;
-  let last = min(p.K, (group.z + 1u) * p.part);
-  let start = p.out_start + group.z * p.out_part;
-  ${blocks((i, j) => `var s${i}_${j}: ${sums};`)}
+  ${blocks ? "let block = group.z % p.blocks;" : ""}
+  let last = min(p.K, (${part} + 1u) * p.part);
+  let start = p.out_start + ${part} * p.out_part${blocks ? " + block * p.out_block" : ""};
+  ${everywhere((i, j) => `var s${i}_${j}: ${sums};`)}
   ${
     // Matrices cannot be added to each other, so the sums of whole blocks begin with what the product is added to.
     whole && mode !== "write"
-      ? blocks((i, j) =>
+      ? everywhere((i, j) =>
         `{ ${place(i, j)} if (m < p.M && n < p.N) {` +
         ` s${i}_${j} = subgroupMatrixLoad<${sums}, row_major>(&${
           mode === "addend" ? "addend" : "out"
@@ -204,9 +220,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       : ""}
   ${times(readsA, (i) => `var a${i}: ${WIDE.f32.type};`)}
   ${times(readsB, (i) => `var b${i}: ${WIDE[layout.dtype as keyof typeof WIDE].type};`)}
-  ${each((x, first, i) => `let ${x}_start${i} = ${x}_start(lane + ${i * threads}u, ${first});`)}
-  ${fetch("group.z * p.part")}
-  for (var k0 = group.z * p.part; k0 < last; k0 += ${blocking.K}u) {
+  ${
+    each((x, first, i) =>
+      `let ${x}_start${i} = ${x}_start(lane + ${i * threads}u, ${first}${blocks ? ", block" : ""});`
+    )
+  }
+  ${fetch(`${part} * p.part`)}
+  for (var k0 = ${part} * p.part; k0 < last; k0 += ${blocking.K}u) {
     ${times(readsA, (i) => `a_stage(lane + ${i * threads}u, a${i});`)}
     ${times(readsB, (i) => `b_stage(lane + ${i * threads}u, b${i});`)}
     workgroupBarrier();
@@ -228,7 +248,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
   }
   ${
-    blocks((i, j) =>
+    everywhere((i, j) =>
       whole
         ? `{ ${place(i, j)} if (m < p.M && n < p.N) {` +
           ` subgroupMatrixStore<row_major>(&out, start + m * p.out_m + n, s${i}_${j}, p.out_m); } }`

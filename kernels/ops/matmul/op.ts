@@ -62,11 +62,16 @@ const LEAST_PART = 512;
 function partsOf({ M, N, K }: { M: number; N: number; K: number }, operands: number): number {
   const tiles = Math.ceil(M / 64) * Math.ceil(N / 64);
   if (operands > 2 || tiles >= FEW_TILES) return 1;
-  return Math.max(1, Math.min(Math.ceil(2 * FEW_TILES / tiles), Math.floor(K / LEAST_PART)));
+  return filled(K, Math.max(1, Math.min(Math.ceil(2 * FEW_TILES / tiles), Math.floor(K / LEAST_PART))));
+}
+
+/** Parts of K that begin within it, for at most so many. */
+export function filled(K: number, parts: number): number {
+  return parts > 1 ? Math.ceil(K / partExtent(K, parts)) : 1;
 }
 
 /** Extent of a part of K: a multiple of the shaders' slices. */
-function partExtent(K: number, parts: number): number {
+export function partExtent(K: number, parts: number): number {
   return Math.ceil(K / parts / 64) * 64;
 }
 
