@@ -4,7 +4,7 @@
  * @module
  */
 import { type DType, tensorByteLength } from "../formats/dtype.ts";
-import { openTensorFile, type TensorFile, type TensorFormat } from "../formats/tensor_file.ts";
+import { modelIn, openTensorFile, type TensorFile, type TensorFormat } from "../formats/tensor_file.ts";
 import { readConfig } from "../rwkv/config.ts";
 import { officialName } from "../rwkv/names.ts";
 import type { Adapter } from "./adapter.ts";
@@ -116,7 +116,7 @@ const STATE = /^blocks\.\d+\.att\.time_state$/;
  * @throws FormatError where it is none of these; AdapterError for a folder that is no adapter and no model
  */
 export function inspect(path: string, hints: AdapterHints = {}): Inspection {
-  const folder = isModelFolder(path) ? undefined : peftFolder(path);
+  const folder = modelIn(path) === undefined ? peftFolder(path) : undefined;
   using file = openTensorFile(folder === undefined ? path : weightsIn(folder));
   const infos = [...file.tensors.values()], names = infos.map(({ name }) => file.prefix + name);
   const count = (shape: readonly number[]) => shape.reduce((a, b) => a * b, 1);
@@ -145,15 +145,6 @@ export function inspect(path: string, hints: AdapterHints = {}): Inspection {
 export function misfit(path: string, base: string, hints: AdapterHints = {}): string | undefined {
   using file = openTensorFile(base);
   return problemOf(() => requireFit(loadAdapter(path, hints), file));
-}
-
-function isModelFolder(path: string): boolean {
-  try {
-    openTensorFile(path).close();
-    return Deno.statSync(path).isDirectory;
-  } catch {
-    return false;
-  }
 }
 
 function problemOf(work: () => unknown): string | undefined {

@@ -95,9 +95,7 @@ const MODEL_NAMES = [
  * @throws {Deno.errors.NotFound} where nothing is there
  */
 export function openTensorFile(path: string): TensorFile {
-  const inFolder = isFolder(path)
-    ? MODEL_NAMES.map((name) => join(path, name)).find((path) => existsSync(path))
-    : undefined;
+  const inFolder = modelIn(path);
   if (inFolder === undefined && isFolder(path)) {
     throw new FormatError(
       path,
@@ -114,6 +112,13 @@ export function openTensorFile(path: string): TensorFile {
     file.close();
     throw error;
   }
+}
+
+/** The file or index of the model in a folder; undefined where there is none, or no folder. */
+export function modelIn(path: string): string | undefined {
+  return isFolder(path)
+    ? MODEL_NAMES.map((name) => join(path, name)).find((path) => existsSync(path))
+    : undefined;
 }
 
 function isFolder(path: string): boolean {

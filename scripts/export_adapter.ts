@@ -90,6 +90,12 @@ export async function main(args: readonly string[], work: Work): Promise<number>
       console.log(`The file cannot say its alpha: merge it with ${written.loraAlpha}`);
     }
   } else savePeft(adapter, output, { type: TYPES[to], names, sites, baseModel: baseModelName, force });
+  const along = [...adapter.tensors.keys()].find((name) => /\.(weight|bias)$/.test(name));
+  if (to === "lora" && along !== undefined) {
+    console.error(
+      `Weights that trained along, such as ${along}, are its modules_to_save, which PEFT reads and most servers do not`,
+    );
+  }
   console.log(`Written to ${output}`);
   return 0;
 }

@@ -74,11 +74,12 @@ function* lines(found: Inspection): Generator<readonly [string, string]> {
     "Content",
     `${number(found.tensors)} tensors, ${number(found.parameters)} numbers, ${size(found.bytes)}`,
   ];
+  if (!found.tensors) return;
   yield [
     "dtype",
     [...dtypes].map(([dtype, count]) => dtypes.size > 1 ? `${dtype} (${count})` : dtype).join(", "),
   ];
-  if (!adapter && !model?.version) yield ["Names", `${found.first.join(", ")}, …`];
+  if (!adapter && !model?.version && found.tensors) yield ["Names", `${found.first.join(", ")}, …`];
   if (found.prefix) yield ["Prefix", `every name begins with ${found.prefix}`];
   if (model) yield* modelLines(model);
   if (adapter) yield* adapterLines(adapter);

@@ -16,6 +16,7 @@ import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
 import { linearSites } from "../rwkv/config.ts";
 import { readModelConfig } from "../rwkv/model.ts";
 import { huggingFaceName } from "../rwkv/names.ts";
+import { createAdapter, loadModel } from "../mod.ts";
 import { newPath, writeTinyModel } from "./tiny_model.ts";
 
 const BASE = writeTinyModel(newPath("base.pth"), { layers: 2, dtype: "BF16" });
@@ -146,4 +147,25 @@ Deno.test("inspect + adapters that do not say all: what is missing, and what the
   assert.equal(inspect(lora, { loraAlpha: 6 }).adapter!.method, "lora");
   assert.throws(() => inspect(newPath("nothing")), /no such file/);
   assert.throws(() => inspect(Deno.makeTempDirSync()), { message: /folder/ });
+});
+
+Deno.test("inspect + folders: a model that lacks a file, a run's, what a run keeps of the norms", async () => {
+  const folder = newPath("model"), run = newPath("run");
+  {
+    using file = openTensorFile(BASE);
+    writeShards(folder, "model.safetensors", divideIntoShards(file.tensors.values(), 9000, ["m", ".st"]), {
+      format: "safetensors",
+      read: ({ name }) => file.readBytes(name),
+    });
+  }
+  Deno.removeSync(join(folder, "m-00002-of-00005.st"));
+  assert.throws(() => inspect(folder), { message: /m-00002-of-00005\.st": there is no such file/ });
+  Deno.mkdirSync(run);
+  const model = await loadModel(BASE, { engine: "cpu" });
+  const path = join(run, "adapter.pth");
+  saveAdapter(createAdapter(model, { r: 4, trainParts: ["ln1"] }), path);
+  model.dispose();
+  assert.throws(() => inspect(run), { message: /the folder of a run: name .*adapter\.pth/ });
+  const { adapter, metadata } = inspect(path);
+  assert.deepEqual([adapter!.weights.length, adapter!.originals, [...metadata.keys()]], [4, 4, ["wishbone"]]);
 });

@@ -22,6 +22,8 @@ const CONFIG = "adapter_config.json";
 const WEIGHTS = ["adapter_model.safetensors", "adapter_model.bin"];
 /** The files of a PEFT directory that are read: naming one of them names the directory. */
 export const PEFT_FILES: readonly string[] = [CONFIG, ...WEIGHTS];
+/** What training leaves in the folder of a run. */
+const RUN_ADAPTER = "adapter.pth";
 /** What PEFT's wrappers put before the name of every module. */
 const WRAPPER = "base_model.model.";
 
@@ -40,6 +42,9 @@ export function peftFolder(path: string): string | undefined {
   const below = [...Deno.readDirSync(path)].map(({ name }) => name).filter((name) =>
     existsSync(join(path, name, CONFIG))
   );
+  if (existsSync(join(path, RUN_ADAPTER))) {
+    throw new AdapterError(`Cannot load ${path}: it is the folder of a run: name ${join(path, RUN_ADAPTER)}`);
+  }
   throw new AdapterError(
     below.length
       ? `Cannot load ${path}: it holds the adapters ${below.sort().join(", ")}; name one of these folders`
