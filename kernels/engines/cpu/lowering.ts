@@ -50,8 +50,8 @@ export interface KernelCall {
   readonly args: readonly number[];
 }
 
-/** A command: the call of each worker; one without work has none. */
-export type Command = readonly (KernelCall | undefined)[];
+/** A command: the calls of each worker, which it makes one after another; one without work has none. */
+export type Command = readonly (KernelCall | readonly KernelCall[] | undefined)[];
 
 /** What a lowering is given. */
 export interface LoweringCall {
@@ -80,7 +80,7 @@ function share(
   { workers }: LoweringCall,
   units: number,
   { grain = 1, work }: { grain?: number; work: number },
-  call: (start: number, end: number, worker: number) => KernelCall,
+  call: (start: number, end: number, worker: number) => Command[number],
 ): Command {
   const grains = Math.ceil(units / grain);
   const used = units * work < ALONE ? 1 : workers;
@@ -136,9 +136,9 @@ const matmul: Lowering = (call) => {
   })];
 };
 
-/** Blocks in turn, as many at a time as there are workers. */
+/** The rows of all blocks, shared as if they were one product's, so that workers wait for each other once. */
 const blockMatmul: Lowering = (call) => {
-  const { node, workers, address, scratch } = call;
+  const { node, address, scratch } = call;
   const attributes = node.attributes as BlockMatmulAttributes;
   const { G, M, N, K, transposeA, transposeB } = attributes;
   const [a, b] = node.inputs as [Tensor, Tensor];
@@ -154,20 +154,16 @@ const blockMatmul: Lowering = (call) => {
       args: [layout, storage[b.dtype]!, ...operands, M, K, 0, 0, first, last, 0, N, scratch(worker)],
     };
   };
-  const blocks = Array.from({ length: G }, (_, g) => g);
-  const work = M * N * K / 20;
-  if (G * work < ALONE) return blocks.map((g) => [product(g, 0, M, 0)]);
-  // Blocks that do not go round are cut into rows.
-  const whole = G - G % workers;
-  const turns = Array.from(
-    { length: whole / workers },
-    (_, turn) =>
-      Array.from({ length: workers }, (_, worker) => product(turn * workers + worker, 0, M, worker)),
-  );
-  const rest = blocks.slice(whole).map((g) =>
-    share(call, M, { grain: 4, work: work / M }, (start, end, worker) => product(g, start, end, worker))
-  );
-  return [...turns, ...rest];
+  const options = { grain: M % 4 ? 1 : 4, work: N * K / 20 };
+  return [share(call, G * M, options, (start, end, worker) => {
+    const calls: KernelCall[] = [];
+    for (let at = start; at < end;) {
+      const g = Math.floor(at / M), first = at - g * M, last = Math.min(M, first + end - at);
+      calls.push(product(g, first, last, worker));
+      at += last - first;
+    }
+    return calls;
+  })];
 };
 
 const wkv7: Lowering = (call) => {

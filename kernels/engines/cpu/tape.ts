@@ -3,22 +3,22 @@
  *
  * @module
  */
-import { type Command, KERNEL_NAMES } from "./lowering.ts";
+import { type Command, KERNEL_NAMES, type KernelCall } from "./lowering.ts";
 import { MemoryView } from "./memory_view.ts";
 import { outsideKernels } from "./outside.ts";
 import { loadMap } from "./wasm/emit.ts";
 import type { WasmKernels } from "./wasm/load.ts";
 
-/** Commands, each for each worker [kernel, number of arguments, arguments…]; kernels past the named ones are the tape's maps. */
+/**
+ * Commands, each for each worker the number of words of its calls and then the calls, [kernel, number of arguments, arguments…];
+ * kernels past the named ones are the tape's maps.
+ */
 export interface Tape {
   readonly words: Float64Array<SharedArrayBuffer>;
   readonly maps: readonly WebAssembly.Module[];
   /** Weights outside of the memory, which calls name by index. */
   readonly weights: readonly SharedArrayBuffer[];
 }
-
-/** Kernel number of a worker without work. */
-const NOTHING = -1;
 
 /** Compiles maps; equal ones once. */
 export class MapCompiler {
@@ -42,7 +42,7 @@ export function writeTape(
 ): { tape: Tape; offsets: number[] } {
   const numbers: number[] = [];
   const maps = new Map<WebAssembly.Module, number>();
-  const numberOf = (kernel: NonNullable<Command[number]>["kernel"]) => {
+  const numberOf = (kernel: KernelCall["kernel"]) => {
     if (typeof kernel === "string") return KERNEL_NAMES.indexOf(kernel);
     const module = compiler.module(kernel);
     if (!maps.has(module)) maps.set(module, KERNEL_NAMES.length + maps.size);
@@ -51,9 +51,9 @@ export function writeTape(
   const offsets = commands.map((command) => {
     const offset = numbers.length;
     for (let worker = 0; worker < workers; worker++) {
-      const call = command[worker];
-      if (call) numbers.push(numberOf(call.kernel), call.args.length, ...call.args);
-      else numbers.push(NOTHING, 0);
+      const calls = [command[worker] ?? []].flat() as KernelCall[];
+      numbers.push(calls.reduce((words, { args }) => words + 2 + args.length, 0));
+      for (const { kernel, args } of calls) numbers.push(numberOf(kernel), args.length, ...args);
     }
     return offset;
   });
@@ -80,8 +80,10 @@ export function linkTape(
   ] as ((...args: number[]) => void)[];
   return (offset) => {
     let at = offset;
-    for (let i = 0; i < worker; i++) at += 2 + words[at + 1]!;
-    const kernel = words[at]!;
-    if (kernel !== NOTHING) table[kernel]!(...words.subarray(at + 2, at + 2 + words[at + 1]!));
+    for (let i = 0; i < worker; i++) at += 1 + words[at]!;
+    const end = at + 1 + words[at]!;
+    for (at += 1; at < end; at += 2 + words[at + 1]!) {
+      table[words[at]!]!(...words.subarray(at + 2, at + 2 + words[at + 1]!));
+    }
   };
 }
