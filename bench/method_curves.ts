@@ -23,7 +23,7 @@ const { values } = parseArgs({
   options: {
     engine: { type: "string", default: "auto" },
     precision: { type: "string", default: "auto" },
-    out: { type: "string", default: "bench/results" },
+    out: { type: "string", default: "runs/method_curves" },
     minutes: { type: "string", default: "Infinity" },
     steps: { type: "string", default: "300" },
     rates: { type: "string", default: "0.00025,0.0005,0.001,0.002,0.004,0.008,0.016" },

@@ -48,7 +48,7 @@ export const METHOD = {
   loraplusLrRatio: real("for lora and dora: B learns at this multiple of the learning rate (LoRA+)"),
   pissaConfig: json(
     PISSA_CONFIG,
-    "for pissa: rank, power iterations of the decomposition, and an adapter to start from",
+    "for pissa: rank, power iterations of the decomposition, an adapter to start from, and the file of its first tensors",
     { pissa_load: "string", pissa_init: "string", pissa_r: "number", svd_niter: "number" },
   ) as Flag<PissaConfig>,
   peftConfig: json(

@@ -50,7 +50,10 @@ type Named = "loadModel" | "dataFile" | "evalFile" | "vocab" | "boneConfig" | "l
 
 function pathsIn(options: Pick<TrainOptions, Named>): (string | undefined)[] {
   const { loadModel, dataFile, evalFile, vocab, boneConfig, loraConfig, pissaConfig } = options;
-  const adapters = [boneConfig?.bone_load, loraConfig?.lora_load, pissaConfig?.pissa_load];
+  const adapters = [
+    ...[boneConfig?.bone_load, loraConfig?.lora_load],
+    ...[pissaConfig?.pissa_load, pissaConfig?.pissa_init],
+  ];
   return [loadModel, dataFile, evalFile, vocab, ...adapters];
 }
 

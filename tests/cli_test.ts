@@ -295,6 +295,34 @@ Deno.test("run_bone, merge_bone and generate without a name for anything but the
   });
 });
 
+Deno.test("run_bone --peft pissa keeps what it began with, begins with it again, and merge_bone takes both files", async () => {
+  const pissa = (folder: string, more: Record<string, unknown>) =>
+    run(
+      "run_bone",
+      ...[...SMALL, "--engine", "cpu", "--lr_init", "1e-3", "--sample_prompt", "", "--peft", "pissa"],
+      ...["--max_steps", "1", "--proj_dir", folder],
+      ...["--pissa_config", JSON.stringify({ pissa_r: 4, ...more })],
+    );
+  succeeded(await pissa("first", {}));
+  const pissa_init = join("first", "init_pissa.pth");
+  succeeded(await pissa("second", { pissa_init }));
+  deepStrictEqual(
+    Deno.readFileSync(inFolder(join("second", "adapter.pth"))),
+    Deno.readFileSync(inFolder(join("first", "adapter.pth"))),
+  );
+  await refuses(
+    "merge_bone",
+    ["--lora_checkpoint", pissa_init, "--base_model", "model.safetensors", "--output", "never.pth"],
+    /it holds what a PiSSA began with and no adapter: name it beside the adapter, with --lora_init$/m,
+  );
+  Deno.mkdirSync(inFolder("theirs"));
+  const names = ["--adapter", "first/adapter.pth", "--output", "theirs/rwkv-0.pth"];
+  succeeded(await run("export_adapter", ...names));
+  const merge = ["--base_model", "model.safetensors", "--engine", "cpu"];
+  const files = ["--lora_checkpoint", "theirs/rwkv-0.pth", "--lora_init", "theirs/init_pissa.pth"];
+  succeeded(await run("merge_bone", ...merge, ...files, "--output", "theirs.safetensors"));
+});
+
 Deno.test("merge_bone with inputs that do not go together says why", async (t) => {
   const [adapter] = [tensorFile("wide.safetensors", { "blocks.0.att.key.bone": [4, 256] })];
   const cases: [string[], string | RegExp][] = [

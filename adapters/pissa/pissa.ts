@@ -117,6 +117,11 @@ export const pissa: AdapterMethod<PissaSettings> = {
   },
   recognise(shapes) {
     const names = Object.keys(shapes).sort().join();
+    if (names === "init_lora_A,init_lora_B") {
+      throw new RangeError(
+        "it holds what a PiSSA began with and no adapter: name it beside the adapter, with --lora_init",
+      );
+    }
     if (names !== "init_lora_A,init_lora_B,lora_A,lora_B") return undefined;
     return { r: shapes.lora_A![0]!, niter: 4 };
   },
