@@ -3,6 +3,9 @@
  * a time. Both get the rows that base plus adapter has computed so far, for the same tokens, so that what rounding changes in one block
  * is not amplified by the next, and what is compared is what each block adds.
  *
+ * A block may make more of rounding than most do, where it nearly cancels what it adds. Then it is computed a third time, with merged
+ * weights that were not rounded, which tells how much of the difference is rounding.
+ *
  * @module
  */
 import type { TensorFile } from "../formats/tensor_file.ts";
@@ -16,8 +19,13 @@ import { compile } from "../kernels/plan.ts";
 import { linearSites, type ModelConfig, weightShapes } from "../rwkv/config.ts";
 import { placeWeight, readModelConfig, wireWeights } from "../rwkv/model.ts";
 import { blockV7 } from "../rwkv/v7.ts";
-import { type Adapter, tensorsAt } from "./adapter.ts";
+import { type Adapter, type HostTensor, tensorsAt } from "./adapter.ts";
+import { isInitialState } from "./fit.ts";
+import { mergedWeight } from "./merge.ts";
 import { adapterShape, wireAdapter } from "./wiring.ts";
+
+/** A tensor by its name in files. */
+type NamedTensor = readonly [name: string, tensor: HostTensor];
 
 /** What a block makes of its input: what it adds, and its own v. */
 interface BlockOutput {
@@ -25,21 +33,42 @@ interface BlockOutput {
   readonly v: Float32Array;
 }
 
-/** Gives, for every block of two models, what it adds to the rows of base plus adapter. */
-export async function eachBlock(
+/** What a block adds to the rows of base plus adapter, computed in several ways. */
+export interface ComparedBlock {
+  /** By the merged model's file. */
+  readonly found: Float32Array;
+  /** By base plus adapter. */
+  readonly wanted: Float32Array;
+  /** By the merged model before its weights were rounded; undefined if the file does not hold these, rounded. */
+  unrounded(): Promise<Float32Array | undefined>;
+}
+
+/** Goes through the blocks of two models. */
+export async function* eachBlock(
   [base, adapter]: readonly [TensorFile, Adapter],
   merged: TensorFile,
   { tokens, engine }: { tokens: number; engine: Engine },
-  compare: (found: Float32Array, wanted: Float32Array) => void,
-): Promise<void> {
+): AsyncGenerator<ComparedBlock> {
   const config = readModelConfig(base);
   const x = startingRows(base, config, tokens);
   let vFirst: Float32Array | undefined;
   for (let layer = 0; layer < config.layers; layer++) {
     const input = { x, vFirst, T: tokens };
-    const wanted = await runBlock(base, adapter, layer, input, engine);
-    const found = await runBlock(merged, undefined, layer, input, engine);
-    compare(found.added, wanted.added);
+    const before = (name: string) => base.readFloat32(name);
+    const theirs = tensorsInBlock(adapter, before, config, layer);
+    const wanted = await runBlock(base, adapter, theirs, layer, input, engine);
+    const found = await runBlock(merged, undefined, [], layer, input, engine);
+    yield {
+      found: found.added,
+      wanted: wanted.added,
+      unrounded: async () => {
+        const exact = unroundedInBlock(adapter, theirs, before, config, layer);
+        const isThere = ([name, { data }]: NamedTensor) =>
+          merged.tensors.has(name) && isRounded(merged.readFloat32(name), data);
+        if (!exact.every(isThere)) return undefined;
+        return (await runBlock(merged, undefined, exact, layer, input, engine)).added;
+      },
+    };
     vFirst ??= wanted.v;
     wanted.added.forEach((added, i) => x[i]! += added);
   }
@@ -79,6 +108,7 @@ export function noise(count: number): Float32Array {
 async function runBlock(
   file: TensorFile,
   adapter: Adapter | undefined,
+  instead: readonly NamedTensor[],
   layer: number,
   { x, vFirst, T }: { x: Float32Array; vFirst: Float32Array | undefined; T: number },
   engine: Engine,
@@ -92,7 +122,7 @@ async function runBlock(
   };
   const config = readModelConfig(file), inBlock = (name: string) => name.startsWith(`blocks.${layer}.`);
   const brought = new Map<string, Variable>();
-  for (const [name, { shape, data }] of tensorsInBlock(adapter, file, config, layer)) {
+  for (const [name, { shape, data }] of instead) {
     brought.set(name, place(name, adapterShape(name, shape, config), data));
   }
   const weights = new Map<string, Variable>();
@@ -111,7 +141,9 @@ async function runBlock(
     wire: (graph: Graph, overlay: ReadonlyMap<string, Variable> = new Map()) =>
       wireWeights(graph, config, new Map([...weights, ...overlay])),
   };
-  const wiring = adapter ? wireAdapter(graph, model, { adapter, variables: brought }) : model.wire(graph);
+  const wiring = adapter
+    ? wireAdapter(graph, model, { adapter, variables: brought })
+    : model.wire(graph, brought);
   const before = graph.use(input);
   const result = blockV7(wiring, layer, before, { T, vFirst: first && graph.use(first) });
   assign(graph, added, map(graph, [result.x, before], (after, before) => after.sub(before)));
@@ -122,12 +154,49 @@ async function runBlock(
 }
 
 /** What an adapter has in a block: its tensors at the layers, and weights that it brings. */
-function tensorsInBlock(adapter: Adapter | undefined, file: TensorFile, config: ModelConfig, layer: number) {
-  if (!adapter) return [];
+function tensorsInBlock(
+  adapter: Adapter,
+  base: (name: string) => Float32Array,
+  config: ModelConfig,
+  layer: number,
+): NamedTensor[] {
   const own = [...adapter.tensors].filter(([name]) => name.startsWith(`blocks.${layer}.`));
-  const atSites = linearSites(config).filter((site) => site.layer === layer).flatMap((site) =>
-    Object.entries(tensorsAt(adapter, site, () => file.readFloat32(`${site.name}.weight`)))
+  const atSites = sitesOf(config, layer).flatMap((site) =>
+    Object.entries(tensorsAt(adapter, site, () => base(`${site.name}.weight`)))
       .map(([name, tensor]) => [`${site.name}.${name}`, tensor] as const)
   );
   return [...new Map([...own, ...atSites])];
 }
+
+/** The weights of a block that merging changes, as they are before they are rounded. */
+function unroundedInBlock(
+  adapter: Adapter,
+  theirs: readonly NamedTensor[],
+  base: (name: string) => Float32Array,
+  config: ModelConfig,
+  layer: number,
+): NamedTensor[] {
+  const brought = new Map(theirs.filter(([name]) => weightShapes(config).has(name) || isInitialState(name)));
+  const atSites = sitesOf(config, layer).filter((site) => Object.keys(adapter.parametersAt(site)).length).map(
+    (site) => {
+      const name = `${site.name}.weight`, weight = brought.get(name)?.data ?? base(name);
+      return [name, { shape: [site.out, site.in], data: mergedWeight(adapter, site, weight) }] as const;
+    },
+  );
+  return [...new Map([...brought, ...atSites])];
+}
+
+/** Relative error that rounding to 8 bits twice can come to. */
+const TWICE_ROUNDED = 2 ** -6;
+
+function isRounded(found: Float32Array, exact: Float32Array): boolean {
+  let difference = 0, square = 0;
+  found.forEach((x, i) => {
+    difference += (x - exact[i]!) ** 2;
+    square += exact[i]! ** 2;
+  });
+  return difference <= TWICE_ROUNDED ** 2 * square;
+}
+
+const sitesOf = (config: ModelConfig, layer: number) =>
+  linearSites(config).filter((site) => site.layer === layer);

@@ -91,7 +91,9 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   console.log(
     `Checked: ${result.extent} differ from base plus adapter by at most ${
       result.largestDifference.toPrecision(2)
-    }, relative error ${result.relativeError.toExponential(1)} where rounding explains ${result.bound}`,
+    }, relative error ${result.relativeError.toExponential(1)} where rounding explains ${
+      Number(result.bound.toPrecision(2))
+    }`,
   );
   console.log(`Written to ${output}`);
   if (result.isRwkv7) console.log(`Try it with: ${commandLine("generate", ["--load_model", output])}`);

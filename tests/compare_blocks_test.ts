@@ -7,9 +7,16 @@ import assert from "node:assert/strict";
 import { compareBlocks, compareLogits } from "../adapters/check_merge.ts";
 import { loadAdapter } from "../adapters/file.ts";
 import { writeMerged } from "../adapters/merged_file.ts";
-import { type Adapter, createAdapter, type CreateAdapterOptions, loadModel, saveAdapter } from "../mod.ts";
-import type { DType } from "../formats/dtype.ts";
-import { openTensorFile, type TensorFile } from "../formats/tensor_file.ts";
+import {
+  type Adapter,
+  createAdapter,
+  type CreateAdapterOptions,
+  loadModel,
+  mergeAdapter,
+  saveAdapter,
+} from "../mod.ts";
+import { type DType, fromFloat32 } from "../formats/dtype.ts";
+import { openTensorFile, type TensorFile, writeTensorFile } from "../formats/tensor_file.ts";
 import { chooseEngine } from "../kernels/engines/choose.ts";
 import { randomNumbers } from "./engines.ts";
 import { newPath, writeTinyModel } from "./tiny_model.ts";
@@ -97,6 +104,45 @@ Deno.test("compareBlocks + one weight of one block that is another: told, whatev
     const { relativeError, bound } = await compared(compareBlocks, base, adapter, merged);
     assert.ok(relativeError > bound, `${name}: ${relativeError}`);
   }
+});
+
+Deno.test("compareBlocks + a layer that cancels almost all it adds: the difference is rounding, however large, and another weight is not", async () => {
+  const constant = (name: string, data: Float32Array) =>
+    /ln2\.weight|att\.output|ffn\.value/.test(name)
+      ? data.fill(0)
+      : /ln2\.bias|ffn\.key\.weight/.test(name)
+      ? data.fill(0.25)
+      : data;
+  const base = writeTinyModel(newPath("base.safetensors"), { dtype: "BF16", change: constant });
+  const still = await adapterFor(base, { r: 2 }), random = randomNumbers(4);
+  const adapter = still.withTensors(
+    new Map([...still.tensors].map(([name, { shape, data }]) => {
+      if (!name.includes("ffn.value")) return [name, { shape, data: data.fill(0) }];
+      const half = data.length / 2;
+      for (let o = 0; o < half; o++) data[half + o] = -1.005 * (data[o] = random());
+      return [name, { shape, data }];
+    })),
+  );
+  const output = newPath("merged.safetensors");
+  await mergeAdapter({ base, adapter, output, engine: "cpu" });
+  const { extent, relativeError, bound } = await compared(compareBlocks, base, adapter, output);
+  assert.ok(relativeError > 0.03 && relativeError <= bound, `${relativeError} of ${bound}`);
+  assert.equal(extent, "outputs of all 1 blocks for 32 tokens");
+  const other = newPath("other.safetensors");
+  {
+    using file = openTensorFile(output);
+    writeTensorFile(other, {
+      format: "safetensors",
+      tensors: file.tensors.values(),
+      read: ({ name, dtype }) =>
+        name.endsWith("ffn.value.weight")
+          ? fromFloat32(file.readFloat32(name).map((x, i) => i % 7 ? x : 1.1 * x), dtype)
+          : file.readBytes(name),
+    });
+  }
+  const wrong = await compared(compareBlocks, base, adapter, other);
+  assert.ok(wrong.relativeError > wrong.bound);
+  assert.equal(wrong.extent, "outputs of block 0 for 32 tokens");
 });
 
 Deno.test("compareBlocks + an embedding of zeros: noise in its place, so that it still compares something", async () => {
