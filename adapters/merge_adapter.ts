@@ -86,13 +86,7 @@ export async function mergeAdapter(options: MergeOptions): Promise<MergeResult> 
     isRwkv7 && adapter.base ? adapter.base === fingerprint(file) : undefined;
   const sameBase = unmerge ? undefined : isBase(file);
   if (sameBase === false && !force) checkBase(adapter, "", base);
-  const foreign = unmerge && !force ? broughtButMissing(file, adapter, fitTo(adapter, file)) : undefined;
-  if (foreign) {
-    throw new AdapterError(
-      `Cannot take the ${adapter.method.name} adapter out of ${base}: ${foreign}, so it was not merged into this model; ` +
-        "name the merged model, or use --force",
-    );
-  }
+  if (unmerge && !force) requireMerged(adapter, file);
   const isFolder = file.path !== base || file.shards.length > 0;
   const several = shardBytes ??
     (isFolder && !file.shards.length && !/\.\w+$/.test(output) ? Infinity : undefined);
@@ -143,6 +137,16 @@ export function requireFit(adapter: Adapter, file: TensorFile): boolean {
   if (!isRwkv7 || isBeyond(adapter, file)) fitTo(adapter, file);
   else checkFits(adapter, readModelConfig(file));
   return isRwkv7;
+}
+
+/** Checks that an adapter was merged into a model, as far as the weights that it brings tell. @throws AdapterError */
+export function requireMerged(adapter: Adapter, file: TensorFile): void {
+  const foreign = broughtButMissing(file, adapter, fitTo(adapter, file));
+  if (foreign === undefined) return;
+  throw new AdapterError(
+    `Cannot take the ${adapter.method.name} adapter out of ${file.path}: ${foreign}, so it was not merged into this model; ` +
+      "name the merged model, or use --force",
+  );
 }
 
 /** Whether an adapter sits on layers of an RWKV-7 model that are not adapted here, such as the head: they can be merged all the same. */

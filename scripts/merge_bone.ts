@@ -4,7 +4,7 @@
  * @module
  */
 import { dirname } from "node:path";
-import { requireFit } from "../adapters/merge_adapter.ts";
+import { requireFit, requireMerged } from "../adapters/merge_adapter.ts";
 import { requireOutput } from "../adapters/merge_output.ts";
 import { openTensorFile } from "../formats/tensor_file.ts";
 import { type Adapter, loadAdapter, mergeAdapter, type MergeResult } from "../mod.ts";
@@ -70,7 +70,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   const { dtype, shardSize, unmerge = false } = values;
   const hints = hintsFrom(values);
   const loaded = await loadAdapter(adapter, hints);
-  fits(loaded, base);
+  fits(loaded, base, unmerge && !force);
   console.error(unmerge ? `Taking ${adapter} out of ${base}` : `Merging ${adapter} into ${base}`);
   work.begun = true;
   const result = await mergeAdapter({
@@ -111,10 +111,11 @@ function outcome({ sameBase, mostOff }: MergeResult): string {
     : `It is not byte for byte the model that the adapter was trained on: ${rounding}`;
 }
 
-/** @throws AdapterError if the adapter does not fit the base model */
-function fits(adapter: Adapter, base: string): void {
+/** @throws AdapterError if the adapter does not fit the model, or, where that is asked, was not merged into it */
+function fits(adapter: Adapter, base: string, isMerged: boolean): void {
   using file = openTensorFile(base);
   requireFit(adapter, file);
+  if (isMerged) requireMerged(adapter, file);
 }
 
 /** What to merge: as said, or the newest run. */

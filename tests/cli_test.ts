@@ -286,6 +286,33 @@ Deno.test("run_bone, merge_bone and generate without a name for anything but the
     strictEqual(merged.stdout, adapted.stdout);
     ok(merged.stdout !== base.stdout);
   });
+  await t.step(
+    "merge_bone --unmerge takes the newest run's adapter out of what it was merged into",
+    async () => {
+      const ended = await run("merge_bone", "--engine", "cpu", "--unmerge");
+      succeeded(ended);
+      match(
+        ended.stderr,
+        /^Taking runs\/bone\/adapter\.pth out of runs\/bone\/merged\.safetensors$/m,
+      );
+      match(
+        ended.stdout,
+        /^It is not byte for byte the model that the adapter was trained on: rounding can have left an adapted weight up to [\d.e-]+ off$/m,
+      );
+      match(ended.stdout, /^Written to runs\/bone\/unmerged\.safetensors$/m);
+      using base = openTensorFile(inFolder("model.safetensors"));
+      using back = openTensorFile(inFolder("runs/bone/unmerged.safetensors"));
+      for (const name of base.tensors.keys()) {
+        if (!name.includes(".ln")) continue;
+        deepStrictEqual(back.readBytes(name), base.readBytes(name), name);
+      }
+      await refuses(
+        "merge_bone",
+        ["--engine", "cpu", "--unmerge", "--base_model", "model.safetensors", "--output", "never.pth"],
+        /^Cannot take the bone adapter out of model\.safetensors: ".*" there is not what the adapter brings/m,
+      );
+    },
+  );
   await t.step("a second run takes the next free folder and is the newest", async () => {
     succeeded(await run("run_bone", ...SHORT, "--max_steps", "1", "--sample_prompt", ""));
     const { stderr } = await run("merge_bone", "--engine", "cpu", "--output", "merged.pth");
