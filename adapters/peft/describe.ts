@@ -5,6 +5,7 @@
  */
 import { type Adapter, AdapterError, type HostTensor } from "../adapter.ts";
 import type { Settings, Site } from "../method.ts";
+import { transposed } from "../transpose.ts";
 import type { PeftType } from "./config.ts";
 
 /** A tensor that PEFT adds to a module. */
@@ -50,6 +51,9 @@ export function describe(adapter: Adapter, wanted?: PeftType, sites?: ReadonlyMa
       "; merge it into its base model instead",
   );
 }
+
+/** Modules that are embeddings, whose LoRA PEFT keeps the other way round. */
+const EMBEDDINGS = /(^|\.)(emb|wte|embeddings|embed_tokens|word_embeddings)$/;
 
 /** The tensors of an adapter: those at sites, by site, and the others. */
 function divided(adapter: Adapter) {
@@ -111,11 +115,13 @@ function asLora(adapter: Adapter, dora: boolean): Described {
     others,
     atSites: [...sites].flatMap(([site, tensors]) =>
       // DoRA's lengths of the base weight's rows are no tensor of PEFT's, which works them out anew.
-      [...tensors].filter(([name]) => name.startsWith("lora_")).map(([name, tensor]) => ({
-        site,
-        key: name.startsWith("lora_magnitude") ? name : `${name}.weight`,
-        tensor,
-      }))
+      [...tensors].filter(([name]) => name.startsWith("lora_")).map(([name, tensor]) => {
+        if (EMBEDDINGS.test(site) && !dora) {
+          const key = name === "lora_A" ? "lora_embedding_B" : "lora_embedding_A";
+          return { site, key, tensor: transposed(tensor) };
+        }
+        return { site, key: name.startsWith("lora_magnitude") ? name : `${name}.weight`, tensor };
+      })
     ),
     config: (rename) => ({
       ...loraConfig(adapter.settings, adapter.overrides, rename, dora),

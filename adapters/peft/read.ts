@@ -87,6 +87,9 @@ function adapterFrom(config: PeftConfig, file: TensorFile): Adapter {
       `Cannot load ${file.path}: it holds no tensor that a ${config.type} adapter adds to a module`,
     );
   }
+  // Some names, such as lm_head, are those of other models as well.
+  const isRwkv7 = modules.keys().some((module) => /\d/.test(module) && officialName(module) !== undefined);
+  const known = (name: string) => (isRwkv7 ? officialName(name) : undefined) ?? name;
   const tensors = new Map<string, HostTensor>(), perSite = new Map<string, Settings>();
   const put = (name: string, tensor: HostTensor) => {
     if (tensors.has(name)) {
@@ -101,11 +104,11 @@ function adapterFrom(config: PeftConfig, file: TensorFile): Adapter {
         `Cannot load ${file.path}: ${module} has no ${missing.join(" and no ")} beside its others`,
       );
     }
-    const site = officialName(module) ?? module;
+    const site = known(module);
     perSite.set(site, settingsOf(config, dialect, module, added, file.path));
     for (const name of dialect.tensors) put(`${site}.${name}`, added.get(name)!);
   }
-  for (const [name, tensor] of others) put(officialName(name) ?? name, tensor);
+  for (const [name, tensor] of others) put(known(name), tensor);
   const [settings] = perSite.values() as Iterable<Settings> as [Settings];
   const differs = [...perSite].filter(([, own]) => JSON.stringify(own) !== JSON.stringify(settings));
   const targets = { target_modules: [...perSite.keys()] };

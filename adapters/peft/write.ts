@@ -36,11 +36,11 @@ export interface SavePeftOptions {
 export function savePeft(adapter: Adapter, folder: string, options: SavePeftOptions = {}): void {
   const { names = "official", baseModel } = options;
   const described = describe(adapter, options.type, options.sites);
-  const { tensors, modules, saved } = named(described, names === "hf");
+  const { tensors, modules, saved, bias } = named(described, names === "hf");
+  const own = described.config((site) => names === "hf" ? huggingFaceName(site)! : site);
   const config = {
     auto_mapping: null,
     base_model_name_or_path: baseModel ?? null,
-    bias: "none",
     exclude_modules: null,
     inference_mode: true,
     layers_pattern: null,
@@ -50,7 +50,9 @@ export function savePeft(adapter: Adapter, folder: string, options: SavePeftOpti
     target_modules: briefly(modules),
     // PEFT's wrapper for causal models asks the model for methods that only Hugging Face models have.
     task_type: names === "hf" ? "CAUSAL_LM" : null,
-    ...described.config((site) => names === "hf" ? huggingFaceName(site)! : site),
+    ...own,
+    // The type's own word for the biases of its layers: lora_only, miss_only.
+    bias: bias === "only" ? `${own.peft_type}_only`.toLowerCase() : bias,
   };
   appearAsFolder(folder, options.force ?? false, (at) => {
     const sorted = [...tensors].sort(([a], [b]) => a < b ? -1 : 1);
@@ -70,7 +72,7 @@ export function savePeft(adapter: Adapter, folder: string, options: SavePeftOpti
 function named(
   { atSites, others }: Described,
   hf: boolean,
-): { tensors: Map<string, HostTensor>; modules: string[]; saved: string[] } {
+): { tensors: Map<string, HostTensor>; modules: string[]; saved: string[]; bias: "none" | "only" | "all" } {
   const tensors = new Map<string, HostTensor>(), modules = new Set<string>(), saved = new Set<string>();
   const rename = (name: string): string => {
     const renamed = hf ? huggingFaceName(name) : name;
@@ -83,6 +85,7 @@ function named(
     modules.add(rename(site));
     tensors.set(`base_model.model.${rename(site)}.${key}`, tensor);
   }
+  let bias = "none" as "none" | "only" | "all";
   for (const [name, tensor] of others) {
     const renamed = rename(name), module = /^(.*)\.(?:weight|bias)$/.exec(renamed)?.[1];
     if (module === undefined) {
@@ -91,10 +94,21 @@ function named(
           `train without it, or merge the adapter instead`,
       );
     }
+    const isTarget = modules.has(module);
+    if (renamed.endsWith(".bias") && !others.has(name.replace(/bias$/, "weight"))) {
+      bias = isTarget && bias !== "all" ? "only" : "all";
+      tensors.set(`base_model.model.${module}${isTarget ? ".base_layer" : ""}.bias`, tensor);
+      continue;
+    }
+    if (isTarget) {
+      throw new AdapterError(
+        `Cannot write "${name}" to a PEFT adapter: PEFT adapts no layer that it saves whole; merge the adapter instead`,
+      );
+    }
     saved.add(module);
     tensors.set(`base_model.model.${renamed}`, hf && isTransposed(name) ? transposed(tensor) : tensor);
   }
-  return { tensors, modules: [...modules], saved: [...saved].sort() };
+  return { tensors, modules: [...modules], saved: [...saved].sort(), bias };
 }
 
 /**
