@@ -6,7 +6,9 @@
  *
  * @module
  */
+import { quoted } from "../formats/text.ts";
 import type { Site } from "../rwkv/config.ts";
+import { describes, namePattern } from "./pattern.ts";
 
 /** A choice of linear layers, in PEFT's words. All of them where nothing is said. */
 export interface Targets {
@@ -31,19 +33,19 @@ export const TARGET_SETTINGS = [
 const many = <T>(value: T | readonly T[]): readonly T[] => Array.isArray(value) ? value : [value as T];
 
 /** A regular expression that matches whole names. @throws RangeError if it is none */
-function whole(pattern: string, setting: string): RegExp {
+function whole(pattern: string, setting: string, lastParts = false): RegExp {
   try {
-    return new RegExp(`^(?:${pattern})$`);
-  } catch {
+    return namePattern(pattern, lastParts);
+  } catch (error) {
     throw new RangeError(
-      `The ${setting} "${pattern}" is no regular expression: correct it, or give a list of names`,
+      `The ${setting} ${quoted(pattern)} ${(error as Error).message}: correct it, or give a list of names`,
     );
   }
 }
 
 /** PEFT's rule for names: one expression for whole names, or a list of names and last parts of names. */
 function named(name: string, wanted: string | readonly string[], setting: string): boolean {
-  if (typeof wanted === "string") return whole(wanted, setting).test(name);
+  if (typeof wanted === "string") return describes(whole(wanted, setting), name);
   return wanted.some((part) => name === part || name.endsWith(`.${part}`));
 }
 
@@ -57,15 +59,18 @@ export function isTarget(site: Pick<Site, "name">, targets: Targets): boolean {
   const { name } = site;
   if (excluded !== undefined && named(name, excluded, "exclude_modules")) return false;
   if (typeof wanted === "string") {
-    if (wanted.toLowerCase() !== "all-linear") return whole(wanted, "target_modules").test(name);
+    if (wanted.toLowerCase() !== "all-linear") return describes(whole(wanted, "target_modules"), name);
   } else if (wanted.length === 1 && wanted[0]!.toLowerCase() === "all-linear") return true;
   else if (wanted.includes(name)) return true;
   else if (!named(name, wanted, "target_modules")) return false;
   if (layers === undefined) return true;
   const before = many(targets.layers_pattern ?? []);
   const patterns = before.length ? before : ["[^.]*"];
-  const number = patterns.map((pattern) => new RegExp(`^.*?\\.${pattern}\\.(\\d+)\\.`).exec(`.${name}`)?.[1])
-    .find((found) => found !== undefined);
+  const number = patterns.map((pattern) => {
+    // Checked as an expression of its own, before it is a part of another.
+    whole(pattern, "layers_pattern");
+    return new RegExp(`^.*?\\.${pattern}\\.(\\d+)\\.`).exec(`.${name}`)?.[1];
+  }).find((found) => found !== undefined);
   return number !== undefined && many(layers).includes(Number(number));
 }
 
@@ -119,6 +124,6 @@ function examples(sites: readonly Site[]): string {
 
 /** The value of the first key, a name or an expression, that matches the end of a name as PEFT's `rank_pattern` does. */
 export function patternValue<T>(patterns: Readonly<Record<string, T>>, name: string): T | undefined {
-  const key = Object.keys(patterns).find((key) => whole(`(?:.*\\.)?(?:${key})`, "pattern").test(name));
+  const key = Object.keys(patterns).find((key) => describes(whole(key, "pattern", true), name));
   return key === undefined ? undefined : patterns[key];
 }

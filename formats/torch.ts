@@ -39,6 +39,8 @@ import { readZipDirectory, readZipEntry, readZipRange, type ZipEntry } from "./z
 import { ZipWriter } from "./zip_writer.ts";
 
 const MAX_PICKLE = 1 << 24;
+/** What the tensors of a file may add up to beyond a number of times its size. */
+const FREE_BYTES = 1 << 20, MOST_TIMES = 2;
 const NESTED_KEYS = ["state_dict", "model", "module", "model_state_dict"];
 /** Where torch keeps texts that travel with an archive; `torch.load` passes over them. */
 const METADATA_RECORD = "extra/__metadata__.json";
@@ -58,8 +60,17 @@ export function readTorch(file: RandomAccessFile): TensorSource {
   const records = findRecords(file, storages, root, entries);
   const references = findStateDict(file, pickled);
   const tensors = new Map<string, TensorInfo>();
+  let total = 0;
   for (const [name, { storage, shape }] of references) {
     tensors.set(name, { name, dtype: storage.dtype, shape });
+    total += tensorByteLength(storage.dtype, shape)!;
+  }
+  // Tied weights lie in one storage twice. Without a limit a small file could hold as much as one likes.
+  if (total > FREE_BYTES + MOST_TIMES * file.size) {
+    throw error(
+      `its tensors repeat its ${file.size} bytes to ${total}`,
+      "save them after calling contiguous()",
+    );
   }
 
   const checked = new Set<ZipEntry>();

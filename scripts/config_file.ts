@@ -4,7 +4,9 @@
  *
  * @module
  */
-import { isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseDocument, Scalar } from "yaml";
+import { isMap, isScalar, isSeq, LineCounter, type Node, parseDocument, Scalar, visit } from "yaml";
+import { FormatError } from "../formats/format_error.ts";
+import { readSmallText } from "../formats/json_file.ts";
 import { flag, OptionError } from "../training/options.ts";
 import {
   type CommandLine,
@@ -40,7 +42,8 @@ function readConfig<F extends Flags>(path: string, flags: F): Values<F> {
     const offset = (node as Node | null)?.range?.[0];
     return offset === undefined ? path : `${path}:${lines.linePos(offset).line}`;
   };
-  const [error] = document.errors;
+  // Of a tag that it does not know the parser only warns.
+  const [error] = [...document.errors, ...document.warnings];
   if (error) {
     const [what] = error.message.replace(/\.$/, "").split(/ at line \d+|\n/);
     throw new OptionError(
@@ -49,6 +52,12 @@ function readConfig<F extends Flags>(path: string, flags: F): Values<F> {
       }: the line is not YAML (${what}): write each flag as ctx_len: 512`,
     );
   }
+  visit(document, {
+    // A few of them can stand for more than any memory.
+    Alias: (_, alias) => {
+      throw new OptionError(`${at(alias)}: *${alias.source} is an alias: write the value itself`);
+    },
+  });
   const { contents } = document;
   if (contents === null) return {};
   if (!isMap(contents)) {
@@ -85,12 +94,12 @@ function readConfig<F extends Flags>(path: string, flags: F): Values<F> {
 
 function readText(path: string): string {
   try {
-    return Deno.readTextFileSync(path);
+    return readSmallText(path);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) {
-      throw new OptionError(`Cannot read the configuration ${path}: there is no such file`);
-    }
-    throw error;
+    const isThere = !(error instanceof Deno.errors.NotFound);
+    if (isThere && !(error instanceof FormatError)) throw error;
+    const why = isThere ? (error as FormatError).reason : "there is no such file";
+    throw new OptionError(`Cannot read the configuration ${path}: ${why}`);
   }
 }
 
@@ -101,6 +110,6 @@ function textsOf(node: unknown): string[] | undefined {
     return each.every((texts) => texts?.length === 1) ? each.map((texts) => texts![0]!) : undefined;
   }
   if (isMap(node)) return [JSON.stringify(node.toJSON())];
-  if (!isScalar(node) || isAlias(node) || node.value === null) return undefined;
+  if (!isScalar(node) || node.value === null) return undefined;
   return [node.type === Scalar.PLAIN ? node.source! : String(node.value)];
 }

@@ -257,7 +257,7 @@ const REFUSED: [string, Record<string, unknown>, Record<string, number[]>, RegEx
     BLOCK,
     /acts on part of a text only/,
   ],
-  ["a broken pattern", { peft_type: "LORA", rank_pattern: { "(": 2 } }, BLOCK, /is not a regular expression/],
+  ["a broken pattern", { peft_type: "LORA", rank_pattern: { "(": 2 } }, BLOCK, /is no regular expression/],
   [
     "no tensor at a layer",
     { peft_type: "MISS", r: 4 },

@@ -5,6 +5,7 @@
  * @module
  */
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { parquetWriteBuffer } from "hyparquet-writer";
 import { loadAdapter } from "../adapters/file.ts";
@@ -18,6 +19,7 @@ import { readModelConfig } from "../rwkv/model.ts";
 import { readBinidx } from "../training/data/binidx.ts";
 import { readDocuments } from "../training/data/documents.ts";
 import { settle } from "../training/options.ts";
+import { train } from "../training/trainer.ts";
 import { readRun } from "../training/run_folder.ts";
 import { archiveOf } from "./fuzz/mutate.ts";
 import { newPath, writeTinyModel } from "./tiny_model.ts";
@@ -177,6 +179,50 @@ for (const [what, text, message] of VOCABULARIES) {
     assert.throws(() => worldTokenizer(utf8.encode(text), "vocabulary"), { name: "SyntaxError", message });
   });
 }
+
+Deno.test({
+  name:
+    "readDocuments and train + pipes and links to nowhere in a data folder or a run folder: none is waited for",
+  ignore: onWindows,
+  async fn() {
+    const data = newPath("data"), run = newPath("run");
+    Deno.mkdirSync(data);
+    Deno.writeTextFileSync(join(data, "a.txt"), "Some words to learn, some more than a few of them.");
+    const fifo = (path: string) => new Deno.Command("mkfifo", { args: [path] }).outputSync();
+    for (const name of ["pipe.jsonl", "pipe.idx", "pipe.bin"]) fifo(join(data, name));
+    Deno.symlinkSync(join(data, "nothing"), join(data, "link.csv"));
+    const { summary } = await readDocuments(data, bytesTokenizer(128));
+    assert.equal(summary.files, 1);
+    assert.equal(summary.passedOver.length, 4);
+
+    const options = { loadModel: writeTinyModel(newPath("model.safetensors")), dataFile: data, projDir: run };
+    await train({
+      ...options,
+      ctxLen: 8,
+      microBsz: 1,
+      maxSteps: 1,
+      heldOut: 0,
+      samplePrompt: "",
+      engine: "cpu",
+      boneConfig: { bone_r: 2 },
+    });
+    for (const name of ["metrics.jsonl", "checkpoints/step-00000009.safetensors", "tensorboard/pipe"]) {
+      const path = join(run, name), kept = newPath("kept");
+      const isThere = existsSync(path);
+      if (isThere) Deno.renameSync(path, kept);
+      fifo(path);
+      await assert.rejects(train({ resume: run, maxSteps: 2 }), {
+        name: "OptionError",
+        message: `Cannot write to the run folder ${run}: ${path} is neither a file nor a folder, remove it`,
+      });
+      Deno.removeSync(path);
+      if (isThere) Deno.renameSync(kept, path);
+    }
+    // The lock is this program's own, and is made anew.
+    fifo(join(run, "run.lock"));
+    assert.equal((await train({ resume: run, maxSteps: 2 })).steps, 2);
+  },
+});
 
 Deno.test("readJsonFile + what JSON.parse hides, and what is too large: refused by file and reason", () => {
   const path = newPath("config.json");

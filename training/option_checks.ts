@@ -7,6 +7,9 @@ import { promptFormat } from "../rwkv/prompt_format.ts";
 import { flag, OptionError } from "./option_error.ts";
 import type { TrainSettings } from "./options.ts";
 
+/** Samples of a micro-batch and micro-batches of a step: each is something in memory. */
+const MOST_SAMPLES = 1 << 20;
+
 /** Checks numbers and words. @throws OptionError in one sentence */
 export function check(settings: TrainSettings): void {
   const counts = [
@@ -26,6 +29,16 @@ export function check(settings: TrainSettings): void {
       throw new OptionError(`${flag(name)} must be a whole number of at least 1: it is ${value}`);
     }
   }
+  for (const name of ["microBsz", "accumulateGradBatches"] as const) {
+    if (settings[name] > MOST_SAMPLES) {
+      throw new OptionError(`${flag(name)} must be at most ${MOST_SAMPLES}: it is ${settings[name]}`);
+    }
+  }
+  const { loadModel, dataFile, evalFile, vocab, projDir } = settings;
+  const wrong = Object.entries({ loadModel, dataFile, evalFile, vocab, projDir }).find(([, path]) =>
+    path?.includes("\0")
+  );
+  if (wrong) throw new OptionError(`${flag(wrong[0])} holds a NUL, which no path has`);
   const reals: [keyof TrainSettings, (x: number) => boolean, string][] = [
     ["lrInit", (x) => x > 0, "above 0"],
     ["lrFinal", (x) => x >= 0, "at least 0"],

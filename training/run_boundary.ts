@@ -13,14 +13,14 @@ const MAX_ENTRIES = 100_000;
 /**
  * Checks every link in a folder; the folder's own path may be a link, as the person named it.
  *
- * @throws OptionError that names the first link that leads out of the folder, or nowhere
+ * @throws OptionError that names the first link that leads out of the folder, or nowhere, or what would be waited for, as a pipe
  */
 export function requireInside(folder: string): void {
   const root = Deno.realPathSync(folder);
   const pending = [folder];
   for (let seen = 0; pending.length;) {
     const parent = pending.pop()!;
-    for (const { name, isSymlink, isDirectory } of Deno.readDirSync(parent)) {
+    for (const { name, isSymlink, isDirectory, isFile } of Deno.readDirSync(parent)) {
       const path = join(parent, name);
       if (++seen > MAX_ENTRIES) {
         throw new OptionError(
@@ -31,6 +31,11 @@ export function requireInside(folder: string): void {
       if (isSymlink && !isBelow(root, targetOf(path))) {
         throw new OptionError(
           `Cannot write to the run folder ${folder}: ${path} is a link that leads out of it, remove the link`,
+        );
+      }
+      if (!isFile && !isDirectory && !isSymlink) {
+        throw new OptionError(
+          `Cannot write to the run folder ${folder}: ${path} is neither a file nor a folder, remove it`,
         );
       }
       if (isDirectory) pending.push(path);

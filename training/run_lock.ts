@@ -30,8 +30,8 @@ export class RunLock implements Disposable {
   static take(folder: string): RunLock {
     const path = join(folder, LOCK_FILE);
     for (;;) {
-      // A link of either kind could lead to a file of somebody else's.
-      if (isLink(path)) Deno.removeSync(path);
+      // A link of either kind could lead to a file of somebody else's, and a pipe cannot be locked.
+      if (isOther(path)) Deno.removeSync(path);
       const file = Deno.openSync(path, { read: true, write: true, create: true });
       if (!file.tryLockSync(true)) {
         using _held = file;
@@ -67,10 +67,11 @@ export class RunLock implements Disposable {
   }
 }
 
-function isLink(path: string): boolean {
+/** Whether a path is anything but a file with one name; a folder is left, and told by whoever opens it. */
+function isOther(path: string): boolean {
   try {
-    const { isSymlink, nlink } = Deno.lstatSync(path);
-    return isSymlink || (nlink ?? 1) > 1;
+    const { isFile, isDirectory, nlink } = Deno.lstatSync(path);
+    return !isDirectory && (!isFile || (nlink ?? 1) > 1);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return false;
     throw error;

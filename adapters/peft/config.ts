@@ -7,6 +7,7 @@
  */
 import { JsonCursor } from "../../formats/json.ts";
 import { AdapterError } from "../adapter.ts";
+import { describes, namePattern } from "../pattern.ts";
 
 /** The PEFT types that are read and written. */
 export type PeftType = "BONE" | "MISS" | "LORA";
@@ -123,17 +124,16 @@ export function parsePeftConfig(text: string, path: string): PeftConfig {
  */
 export function valueAt(patterns: ReadonlyMap<string, number>, module: string, initial: number): number {
   for (const [pattern, value] of patterns) {
-    if (patternOf(pattern, (why) => new AdapterError(why)).test(module)) return value;
+    if (describes(patternOf(pattern, (why) => new AdapterError(why)), module)) return value;
   }
   return initial;
 }
 
 function patternOf(pattern: string, error: (why: string) => Error): RegExp {
   try {
-    // Python writes (?P<name>…) for a named group; everything else that names of modules need is the same.
-    return new RegExp(`^(?:.*\\.)?(?:${pattern.replaceAll("(?P<", "(?<")})$`);
-  } catch {
-    throw error(`the pattern ${shown(pattern)} is not a regular expression`);
+    return namePattern(pattern, true);
+  } catch (cause) {
+    throw error(`the pattern ${shown(pattern)} ${(cause as Error).message}`);
   }
 }
 

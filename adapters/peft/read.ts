@@ -60,7 +60,14 @@ export function loadPeft(folder: string): Adapter {
   const configPath = join(folder, CONFIG);
   const config = parsePeftConfig(readSmallText(configPath), configPath);
   using file = openTensorFile(weightsIn(folder));
-  return adapterFrom(config, file);
+  try {
+    return adapterFrom(config, file);
+  } catch (error) {
+    // What a method says of settings that cannot be.
+    throw error instanceof RangeError
+      ? new AdapterError(`Cannot load ${configPath}: ${error.message}`)
+      : error;
+  }
 }
 
 /** The file of a PEFT directory's tensors. @throws AdapterError where there is none */

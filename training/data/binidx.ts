@@ -42,6 +42,11 @@ export function* readBinidx(prefix: string, vocabulary: number): Generator<Uint3
   using file = new RandomAccessFile(path);
   const { size } = file;
   const { type, lengths, offsets, documents } = index;
+  if (size % type.bytes) {
+    throw new Error(
+      `Cannot read ${path}: its ${size} bytes are no whole number of ${type.name} tokens, so it is cut off`,
+    );
+  }
   const tokens = lengths.reduce((sum, length) => sum + length, 0);
   if (tokens * type.bytes > size) {
     // Sequences that share tokens could make a small pair as large as one likes.
@@ -52,6 +57,7 @@ export function* readBinidx(prefix: string, vocabulary: number): Generator<Uint3
         "so the pair is cut off or does not belong together",
     );
   }
+  let free = 0;
   for (let i = 0; i + 1 < documents.length; i++) {
     const parts: Uint32Array[] = [];
     for (let sequence = documents[i]!; sequence < documents[i + 1]!; sequence++) {
@@ -62,6 +68,14 @@ export function* readBinidx(prefix: string, vocabulary: number): Generator<Uint3
             "so the pair is cut off or does not belong together",
         );
       }
+      if (at % type.bytes || (bytes && at < free)) {
+        throw new Error(
+          `Cannot read ${path}: document ${i + 1} begins at byte ${at}, ${
+            at % type.bytes ? "inside a token" : "before the end of what comes before it"
+          }, so its index is damaged`,
+        );
+      }
+      free = Math.max(free, at + bytes);
       const content = file.read(at, bytes);
       const ids = type.name === "uint16" ? new Uint16Array(content.buffer) : new Int32Array(content.buffer);
       const wrong = ids.findIndex((id) => id < 0 || id >= vocabulary);

@@ -65,7 +65,9 @@ export function dataFiles(path: string, dataType: DataType = "auto"): DataFiles 
   for (const name of namesIn(path)) {
     const type = EXTENSIONS.find(([extension]) => extension.test(name))?.[1];
     const full = join(path, name);
-    if (type === "binidx") {
+    // A pipe would be waited for, and a link to nowhere cannot be read.
+    if (type && !statOf(full)?.isFile) passedOver.push(full);
+    else if (type === "binidx") {
       const prefix = full.replace(/\.(idx|bin)$/i, "");
       if (!existsSync(`${prefix}.idx`) || !existsSync(`${prefix}.bin`)) passedOver.push(full);
       else if (/\.idx$/i.test(full) && (!given || given === type)) files.push({ path: prefix, type });

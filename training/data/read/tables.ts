@@ -4,9 +4,12 @@
  * @module
  */
 import { Readable } from "node:stream";
+import { quoted } from "../../../formats/text.ts";
 import type { Row } from "./row.ts";
 import { afterByteOrderMark } from "./text.ts";
 
+/** Columns of a table. */
+const MOST_COLUMNS = 1000;
 /** Rows that may be broken before a file is given up, and letters of what is said of each. */
 const MOST_BROKEN = 100, SHOWN_LENGTH = 200;
 
@@ -14,7 +17,14 @@ const MOST_BROKEN = 100, SHOWN_LENGTH = 200;
 export async function* readCsv(path: string): AsyncGenerator<Row> {
   const { parse } = await import("csv-parse");
   const parser = parse({
-    columns: true,
+    columns: (names: string[]) => {
+      const twice = names.find((name, i) => names.length <= MOST_COLUMNS && names.indexOf(name) !== i);
+      if (twice === undefined && names.length <= MOST_COLUMNS) return names;
+      const what = twice === undefined
+        ? `${names.length} columns, and at most ${MOST_COLUMNS} are read`
+        : `${quoted(twice)} as the name of two columns`;
+      throw new Error(`Cannot read ${path}: it has ${what}`);
+    },
     delimiter: /\.tsv$/i.test(path) ? "\t" : ",",
     info: true,
     skip_empty_lines: true,
@@ -121,6 +131,12 @@ export async function* readParquet(path: string): AsyncGenerator<Row> {
       }
     }
   } catch (error) {
-    throw new Error(`Cannot read the Parquet file ${path}: ${(error as Error).message}`);
+    // What the package says of bytes that it did not expect is for nobody.
+    const isLost = error instanceof TypeError || error instanceof RangeError;
+    throw new Error(
+      `Cannot read the Parquet file ${path}: ${
+        isLost ? "it is cut off or damaged" : (error as Error).message
+      }`,
+    );
   }
 }
