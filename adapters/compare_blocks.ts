@@ -10,7 +10,7 @@
  */
 import type { TensorFile } from "../formats/tensor_file.ts";
 import { byteWidth, toFloat32 } from "../formats/dtype.ts";
-import { release } from "../formats/memory.ts";
+import { release, releasing } from "../formats/memory.ts";
 import type { Engine } from "../kernels/engine.ts";
 import { Graph, Variable } from "../kernels/graph.ts";
 import { map } from "../kernels/ops/map/op.ts";
@@ -53,20 +53,21 @@ export async function* eachBlock(
   const x = startingRows(base, config, tokens);
   let vFirst: Float32Array | undefined;
   for (let layer = 0; layer < config.layers; layer++) {
-    const input = { x, vFirst, T: tokens };
-    const before = (name: string) => base.readFloat32(name);
-    const theirs = tensorsInBlock(adapter, before, config, layer);
-    const wanted = await runBlock(base, adapter, theirs, layer, input, engine);
-    const found = await runBlock(merged, undefined, [], layer, input, engine);
+    const input = { layer, x, vFirst, T: tokens };
+    const theirs = tensorsInBlock(adapter, base, config, layer);
+    const wanted = await runBlock(base, adapter, theirs, input, engine);
+    const found = await runBlock(merged, undefined, [], input, engine);
     yield {
       found: found.added,
       wanted: wanted.added,
       unrounded: async () => {
-        const exact = unroundedInBlock(adapter, theirs, before, config, layer);
-        const isThere = ([name, { data }]: NamedTensor) =>
-          merged.tensors.has(name) && isRounded(merged.readFloat32(name), data);
-        if (!exact.every(isThere)) return undefined;
-        return (await runBlock(merged, undefined, exact, layer, input, engine)).added;
+        const exact = unroundedInBlock(adapter, theirs, [base, merged], config, layer);
+        try {
+          return (await runBlock(merged, undefined, exact, input, engine)).added;
+        } catch (error) {
+          if (error instanceof NotRounded) return undefined;
+          throw error;
+        }
       },
     };
     vFirst ??= wanted.v;
@@ -108,9 +109,8 @@ export function noise(count: number): Float32Array {
 async function runBlock(
   file: TensorFile,
   adapter: Adapter | undefined,
-  instead: readonly NamedTensor[],
-  layer: number,
-  { x, vFirst, T }: { x: Float32Array; vFirst: Float32Array | undefined; T: number },
+  instead: Iterable<NamedTensor>,
+  { layer, x, vFirst, T }: { layer: number; x: Float32Array; vFirst: Float32Array | undefined; T: number },
   engine: Engine,
 ): Promise<BlockOutput> {
   using held = new DisposableStack();
@@ -156,45 +156,67 @@ async function runBlock(
 /** What an adapter has in a block: its tensors at the layers, and weights that it brings. */
 function tensorsInBlock(
   adapter: Adapter,
-  base: (name: string) => Float32Array,
+  base: TensorFile,
   config: ModelConfig,
   layer: number,
 ): NamedTensor[] {
   const own = [...adapter.tensors].filter(([name]) => name.startsWith(`blocks.${layer}.`));
   const atSites = sitesOf(config, layer).flatMap((site) =>
-    Object.entries(tensorsAt(adapter, site, () => base(`${site.name}.weight`)))
+    Object.entries(tensorsAt(adapter, site, () => base.readFloat32(`${site.name}.weight`)))
       .map(([name, tensor]) => [`${site.name}.${name}`, tensor] as const)
   );
   return [...new Map([...own, ...atSites])];
 }
 
-/** The weights of a block that merging changes, as they are before they are rounded. */
-function unroundedInBlock(
+/** A merged file's weights are not those that merging gives. */
+class NotRounded extends Error {}
+
+/**
+ * The weights of a block that merging changes, as they are before they are rounded; each is gone when the next is asked for.
+ * @throws NotRounded if the merged file does not hold one of them, rounded
+ */
+function* unroundedInBlock(
   adapter: Adapter,
   theirs: readonly NamedTensor[],
-  base: (name: string) => Float32Array,
+  [base, merged]: readonly [TensorFile, TensorFile],
   config: ModelConfig,
   layer: number,
-): NamedTensor[] {
+): Generator<NamedTensor> {
+  const check = (name: string, exact: Float32Array) => {
+    if (!merged.tensors.has(name) || !isRounded(merged, name, exact)) throw new NotRounded(name);
+  };
   const brought = new Map(theirs.filter(([name]) => weightShapes(config).has(name) || isInitialState(name)));
-  const atSites = sitesOf(config, layer).filter((site) => Object.keys(adapter.parametersAt(site)).length).map(
-    (site) => {
-      const name = `${site.name}.weight`, weight = brought.get(name)?.data ?? base(name);
-      return [name, { shape: [site.out, site.in], data: mergedWeight(adapter, site, weight) }] as const;
-    },
-  );
-  return [...new Map([...brought, ...atSites])];
+  for (const site of sitesOf(config, layer)) {
+    if (!Object.keys(adapter.parametersAt(site)).length) continue;
+    const name = `${site.name}.weight`, own = brought.get(name)?.data, weight = own ?? base.readFloat32(name);
+    const data = mergedWeight(adapter, site, weight) as Float32Array<ArrayBuffer>;
+    if (!own && weight !== data) release(weight as Float32Array<ArrayBuffer>);
+    brought.delete(name);
+    check(name, data);
+    yield [name, { shape: [site.out, site.in], data }];
+    if (data !== own) release(data);
+  }
+  for (const [name, tensor] of brought) {
+    check(name, tensor.data);
+    yield [name, tensor];
+  }
 }
 
 /** Relative error that rounding to 8 bits twice can come to. */
 const TWICE_ROUNDED = 2 ** -6;
 
-function isRounded(found: Float32Array, exact: Float32Array): boolean {
-  let difference = 0, square = 0;
-  found.forEach((x, i) => {
-    difference += (x - exact[i]!) ** 2;
-    square += exact[i]! ** 2;
-  });
+function isRounded(file: TensorFile, name: string, exact: Float32Array): boolean {
+  const { dtype } = file.tensors.get(name)!;
+  let difference = 0, square = 0, at = 0;
+  for (const piece of releasing(file.readPieces(name))) {
+    const found = toFloat32(piece, dtype);
+    for (const x of found) {
+      const wanted = exact[at++]!;
+      difference += (x - wanted) ** 2;
+      square += wanted ** 2;
+    }
+    release(found);
+  }
   return difference <= TWICE_ROUNDED ** 2 * square;
 }
 

@@ -16,6 +16,7 @@
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { type DType, fromFloat32, toFloat32 } from "../formats/dtype.ts";
+import { release } from "../formats/memory.ts";
 import { openTensorFile, writeTensorFile } from "../formats/tensor_file.ts";
 import { type Adapter, AdapterError, type HostTensor } from "./adapter.ts";
 import type { AdapterHints } from "./method.ts";
@@ -45,7 +46,9 @@ export function readTensors(path: string): {
       );
     }
     isOldest ||= name.endsWith(".gbmm");
-    tensors.set(known, { shape, data: toFloat32(file.readBytes(name), dtype) });
+    const bytes = file.readBytes(name);
+    tensors.set(known, { shape, data: toFloat32(bytes, dtype) });
+    release(bytes);
   }
   return { tensors, metadata: file.metadata, isOldest };
 }
