@@ -33,6 +33,10 @@ export interface Engine {
   readonly joinsFolds?: "f32" | "f16" | undefined;
   /** What one shader may be given; not there where there are no shaders. */
   readonly limits?: DeviceLimits;
+  /** Which of an op's lowerings programs were given, by op and shapes, where there are several. */
+  readonly lowerings?: ReadonlyMap<string, string>;
+  /** Gives programs these lowerings from now on, without measuring; what they do not name is chosen as ever. */
+  keepTo?(lowerings: ReadonlyMap<string, string>): void;
   /** Gives a variable memory, with this content or zeros. Parts of a pack get it with the pack. */
   allocate(variable: Variable, content?: ArrayBufferView): void;
   /** Overwrites a variable from its first element on. 16-bit variables take their raw bytes. */

@@ -10,6 +10,9 @@ import { matmul } from "../kernels/ops/matmul/op.ts";
 import { assign } from "../kernels/ops/update/op.ts";
 import { type Alternative, type Op } from "../kernels/op.ts";
 import { compile, type Program } from "../kernels/plan.ts";
+import { join } from "node:path";
+import { train } from "../training/trainer.ts";
+import { newPath, randomTexts, writeDocuments, writeTinyModel } from "./tiny_model.ts";
 import { adapter, randomNumbers, relativeError, withoutGpu } from "./engines.ts";
 
 const [M, N, K] = [64, 48, 32];
@@ -160,5 +163,81 @@ Deno.test({
     } finally {
       engine.dispose();
     }
+  },
+});
+
+Deno.test({
+  name:
+    "keepTo + what another engine was given: the same without measuring, though nothing is remembered of the device",
+  ignore: withoutGpu,
+  async fn() {
+    const subject = productWith((_, own) => [{ ...own[1]!, name: "another" }]);
+    const first = await WebGpuEngine.open({ ...(await adapter())!, software: true });
+    await runOn(first, subject);
+    // The op's own choice is written down as well: a later measurement must not change it.
+    assert.deepEqual([...first.lowerings.values()], ["default"]);
+    const [key] = [...first.lowerings.keys()];
+    first.dispose();
+    for (const name of ["default", "another", "one that there is no more"]) {
+      await using unknown = await unknownAdapter();
+      const engine = await WebGpuEngine.open(unknown.report, { tuned: true });
+      try {
+        engine.keepTo(new Map([[key!, name]]));
+        const got = await runOn(engine, subject);
+        assert.ok(relativeError(got, product(subject.values)) < 2e-6);
+        assert.equal(engine.choices.size, 0, "something was measured");
+        assert.deepEqual([...engine.lowerings], [[key, name === "another" ? name : "default"]]);
+      } finally {
+        engine.dispose();
+      }
+    }
+  },
+});
+
+Deno.test({
+  name:
+    "train + webgpu: a run goes on with the shaders that it began with, to the same bits, on this device only",
+  ignore: withoutGpu,
+  async fn() {
+    const options = {
+      loadModel: writeTinyModel(newPath("model.safetensors")),
+      dataFile: writeDocuments(newPath("text.jsonl"), randomTexts(12, 30)),
+      engine: "deno",
+      ctxLen: 16,
+      microBsz: 2,
+      boneConfig: { bone_r: 3 },
+      heldOut: 0,
+      samplePrompt: "",
+    } as const;
+    const [whole, run] = [newPath("whole"), newPath("run")];
+    await train({ ...options, projDir: whole, maxSteps: 3 });
+    await train({ ...options, projDir: run, maxSteps: 2 });
+    const path = join(run, "lowerings.json");
+    const { device, lowerings } = JSON.parse(Deno.readTextFileSync(path));
+    assert.match(device, /Deno's WebGPU/);
+    assert.ok(Object.values(lowerings).length > 3);
+    assert.ok(Object.values(lowerings).every((name) => name === "default"));
+    // As if an other one had been measured as the fastest; it is not there any more, and is told from the op's own choice.
+    const key = Object.keys(lowerings)[0]!;
+    Deno.writeTextFileSync(
+      path,
+      JSON.stringify({ device, lowerings: { ...lowerings, [key]: "gone", "no op": "x" } }),
+    );
+    await train({ resume: run, maxSteps: 3 });
+    assert.deepEqual(JSON.parse(Deno.readTextFileSync(path)).lowerings, { ...lowerings, "no op": "x" });
+    assert.deepEqual(
+      Deno.readFileSync(join(run, "adapter.pth")),
+      Deno.readFileSync(join(whole, "adapter.pth")),
+    );
+
+    for (const content of ["{", `{"device":"${device}","lowerings":{"a":1}}`]) {
+      Deno.writeTextFileSync(path, content);
+      const told: string[] = [];
+      await train({ resume: run, maxSteps: 3 }, { onMessage: (text) => told.push(text) });
+      assert.ok(told.some((text) => text.includes("lowerings.json is not whole")), content);
+    }
+    Deno.writeTextFileSync(path, JSON.stringify({ device: "another", lowerings: { "no op": "x" } }));
+    await train({ resume: run, maxSteps: 3 });
+    assert.deepEqual(JSON.parse(Deno.readTextFileSync(path)), { device, lowerings });
   },
 });

@@ -12,6 +12,7 @@ import { listCheckpoints, saveCheckpoint } from "./checkpoint.ts";
 import type { Batches } from "./data/batches.ts";
 import type { Learner } from "./learner.ts";
 import type { StepReport, TrainListeners } from "./listeners.ts";
+import { writeLowerings } from "./lowerings.ts";
 import type { Metrics } from "./metrics.ts";
 import type { TrainSettings } from "./options.ts";
 import type { LoadedPrograms } from "./programs.ts";
@@ -120,6 +121,8 @@ export async function trainSteps(options: LoopOptions): Promise<LoopResult> {
     const last = join(projDir, "last");
     Deno.mkdirSync(last, { recursive: true });
     await learner.save(last);
+    // Looks load programs of their own.
+    writeLowerings(projDir, engine);
     onPhase?.("training");
   };
   const look = async () => {

@@ -11,6 +11,7 @@ import { dataDigest } from "./data/files.ts";
 import type { Text } from "./data/text.ts";
 import type { Learner } from "./learner.ts";
 import type { TrainListeners, TrainResult } from "./listeners.ts";
+import { keepLowerings, writeLowerings } from "./lowerings.ts";
 import { LOG_FILE, RunLog } from "./log.ts";
 import { stepCounts, trainSteps } from "./loop.ts";
 import { megabytes, planMemory, requireMemory } from "./memory.ts";
@@ -70,6 +71,7 @@ export async function train(
   if (previous) requireSameInputs(previous, config, projDir);
   onMessage(requireMemory(learner, planMemory(learner, text.heldOut !== undefined)));
   onPhase("preparing the programs");
+  if (from) keepLowerings(projDir, learner.engine, onMessage);
   using programs = await learner.programs.load();
   const first = openRun(projDir, config, learner, { from, hold, onMessage });
   log.open(join(projDir, LOG_FILE));
@@ -106,6 +108,7 @@ function openRun(
   }
   if (!from) learner.saveInitial(projDir);
   writeFileAtomic(join(projDir, "config.json"), JSON.stringify(config, null, 2) + "\n", { force: true });
+  writeLowerings(projDir, learner.engine);
   return first;
 }
 

@@ -96,6 +96,14 @@ export class WebGpuEngine implements Engine {
     return this.#tuner.choices;
   }
 
+  get lowerings(): ReadonlyMap<string, string> {
+    return this.#tuner.given;
+  }
+
+  keepTo(lowerings: ReadonlyMap<string, string>): void {
+    this.#tuner.keepTo(lowerings);
+  }
+
   /** Whether products are made on matrix units, whose operands are f16. */
   get matrixUnits(): boolean {
     return this.#device.limits.matrixUnits !== undefined;

@@ -45,6 +45,9 @@ export class Tuner {
   readonly #measures: boolean;
   /** Names of alternatives by shape; undefined until what is on disk has been read. */
   #choices: Map<string, string> | undefined;
+  /** What every node with alternatives was given, its op's own choice included. */
+  readonly #given = new Map<string, string>();
+  #kept: ReadonlyMap<string, string> = new Map();
 
   /** @param measures off to leave every op its default */
   constructor(device: Device, bind: Binder, measures: boolean) {
@@ -58,10 +61,24 @@ export class Tuner {
     return this.#choices ?? new Map();
   }
 
-  /** The passes of a node: as chosen, or the op's default. */
+  /** Names of the alternatives that nodes have been given, by op and shapes. */
+  get given(): ReadonlyMap<string, string> {
+    return this.#given;
+  }
+
+  /** Takes these instead of measuring, whatever is remembered of the device. */
+  keepTo(given: ReadonlyMap<string, string>): void {
+    this.#kept = given;
+    for (const [key, name] of given) this.#given.set(key, name);
+  }
+
+  /** The passes of a node: as it was before, as chosen, or the op's default. */
   passes(node: Node): Pass[] {
-    const { limits } = this.#device, name = this.#choices?.get(keyOf(node));
-    const chosen = name && node.op.alternatives?.(node, limits).find((other) => other.name === name);
+    const { limits } = this.#device;
+    if (!node.op.alternatives) return node.op.webgpu(node, limits);
+    const key = keyOf(node), name = this.#kept.get(key) ?? this.#choices?.get(key);
+    const chosen = node.op.alternatives(node, limits).find((other) => other.name === name);
+    this.#given.set(key, chosen?.name ?? DEFAULT);
     return chosen ? chosen.passes() : node.op.webgpu(node, limits);
   }
 
@@ -73,7 +90,9 @@ export class Tuner {
     for (const node of nodes) {
       if (!node.op.alternatives) continue;
       const key = keyOf(node), size = [...node.inputs, ...node.outputs].reduce((sum, t) => sum + t.size, 0);
-      if (!choices.has(key)) open.set(key, { node, weight: (open.get(key)?.weight ?? 0) + size });
+      if (!choices.has(key) && !this.#kept.has(key)) {
+        open.set(key, { node, weight: (open.get(key)?.weight ?? 0) + size });
+      }
     }
     if (!open.size) return;
     const deadline = performance.now() + LIMIT;
