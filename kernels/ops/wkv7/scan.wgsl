@@ -4,7 +4,7 @@
 //     forward,  X the state:      echo is S a, with probe a, back b, drive v, add k
 //     backward, X its gradient:   echo is the gradient of S a, with probe b, back a, drive dy, add r
 //
-// solve.wgsl has made of each block W, add', back', P and K', so that threads meet twice in a block and not at every step:
+// solve.ts has made of each block W, add', back', P and K', so that threads meet twice in a block and not at every step:
 //
 //     echo = X Wᵀ + K' drive;   X ← X · diag(P) + driveᵀ add' + echoᵀ back'
 //

@@ -12,9 +12,9 @@ import { type DeviceLimits, grid, type Pass, unrolled } from "../../op.ts";
 import { lanes, laneWidth, type Width } from "./lanes.ts";
 import { CHUNK, type Wkv7Attributes, wkv7Sizes } from "./op.ts";
 import chunkShader from "./chunk_gradient.wgsl" with { type: "text" };
+import { solveLayout, solveShader, solveWorkgroupBytes } from "./solve.ts";
 import outputShader from "./output.wgsl" with { type: "text" };
 import scanShader from "./scan.wgsl" with { type: "text" };
-import solveShader from "./solve.wgsl" with { type: "text" };
 
 /** How a scan is divided. */
 export interface ScanLayout {
@@ -65,7 +65,7 @@ export function workgroupBytesOf(N: number, layout: ScanLayout): number {
   const { rows, rowsAThread, keyThreads, block } = layout, { LOADS, DRIVES } = scanLoops(N, layout);
   const threads = rows / rowsAThread * keyThreads;
   const scan = (LOADS * scanWidth(N, block) + DRIVES) * threads + block * rows * (1 + keyThreads);
-  return 4 * Math.max(scan, 4 * block * N + 2 * block * block);
+  return Math.max(4 * scan, solveWorkgroupBytes(N, block));
 }
 
 /** Workgroups below which a scan leaves a large GPU idle, so that smaller ones pay. */
@@ -175,17 +175,13 @@ function passes(
   const width = laneWidth(N);
   return [
     {
-      wgsl: [
-        constants(shape),
-        lanes(width, { workgroup: ["decay", "add", "probe", "back"] }),
-        backward ? solveShader : without("backward", solveShader),
-      ].join("\n"),
+      wgsl: solveShader(N, block, backward),
       uniforms: [T, C, B * T, blocks, solvers],
       bindings: operands(
         ...[to.decay, to.add, to.probe, to.back, to.solved],
         ...(to.columns === undefined ? [] : [to.read, to.columns]),
       ),
-      workgroups: grid(solvers, limits),
+      workgroups: grid(Math.ceil(solvers / solveLayout(N).blocks), limits),
     },
     {
       wgsl: [
