@@ -68,7 +68,7 @@ function measure(work: string, folder: string, model: string): { seconds: number
     const seconds = (performance.now() - started) / 1000;
     console.log(JSON.stringify({ seconds, peak: process.resourceUsage().maxRSS * 1024 }));
     Deno.exit(0);`;
-  const { success, stdout } = new Deno.Command(Deno.execPath(), {
+  const { success, stdout } = new Deno.Command("deno", {
     args: [
       "eval",
       "--config",

@@ -90,7 +90,7 @@ try {
     console.log(JSON.stringify({ extent, largestDifference, relativeError, seconds, peak: process.resourceUsage().maxRSS * 1024 }));`;
   for (const name of ["merged.safetensors", "merged.pth"]) {
     const output = join(folder, name);
-    const child = new Deno.Command(Deno.execPath(), {
+    const child = new Deno.Command("deno", {
       args: [
         "eval",
         "--config",

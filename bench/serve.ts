@@ -23,7 +23,7 @@ const clients = Number(values.clients), seconds = Number(values.seconds), maxTok
 /** What one alone is measured for. */
 const ALONE_SECONDS = Math.min(15, seconds);
 
-const server = new Deno.Command(Deno.execPath(), {
+const server = new Deno.Command("deno", {
   args: [
     "run",
     "--no-prompt",

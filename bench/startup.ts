@@ -17,7 +17,7 @@ async function secondsToFirstStep(flags: readonly string[]): Promise<number> {
   const script = fileURLToPath(new URL("../scripts/run_bone.ts", import.meta.url));
   const permissions = ["--no-prompt", "--allow-read", "--allow-write", "--allow-env=INIT_CWD"];
   const started = performance.now();
-  const child = new Deno.Command(Deno.execPath(), {
+  const child = new Deno.Command("deno", {
     args: ["run", ...permissions, script, "--max_steps", "1", "--proj_dir", `${folder}/run`, ...flags],
     stdout: "null",
     stderr: "piped",

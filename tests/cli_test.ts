@@ -52,7 +52,7 @@ interface Ended {
 /** A task as deno.json has it, started where a person would stand. */
 function task(name: string, args: readonly string[]): Deno.Command {
   const config = join(REPOSITORY, "deno.json");
-  return new Deno.Command(Deno.execPath(), {
+  return new Deno.Command("deno", {
     args: ["task", "--quiet", "--config", config, name, ...args],
     cwd: folder,
     env: { NO_COLOR: "1", INIT_CWD: folder },
@@ -563,9 +563,16 @@ Deno.test({
     const sh = async (args: string[], path?: string) =>
       ended(
         await new Deno.Command("sh", {
-          args: ["a repository/scripts/run_bone.sh", ...args],
+          // With another PATH from the start, this would be another program than the one that the tests may run.
+          args: [
+            "-c",
+            'PATH="${OTHER_PATH:-$PATH}" exec sh "$@"',
+            "sh",
+            "a repository/scripts/run_bone.sh",
+            ...args,
+          ],
           cwd: folder,
-          env: { NO_COLOR: "1", ...(path === undefined ? {} : { PATH: path }) },
+          env: { NO_COLOR: "1", OTHER_PATH: path ?? "" },
         }).output(),
       );
     const refused = await sh(["--load_model", '$(it\'s) "a" `file` \\ *.pth', "--data_file", "text.txt"]);

@@ -19,7 +19,7 @@ const bytes = bytesTokenizer(128);
 /** Runs a task of deno.json. */
 async function task(name: string, ...args: string[]) {
   const config = fileURLToPath(new URL("../deno.json", import.meta.url));
-  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+  const { code, stdout, stderr } = await new Deno.Command("deno", {
     args: ["task", "--quiet", "--config", config, name, ...args],
     env: { NO_COLOR: "1", INIT_CWD: Deno.cwd() },
   }).output();

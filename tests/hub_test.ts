@@ -212,7 +212,7 @@ Deno.test(
     const owner = `wishbone-test-${crypto.randomUUID().slice(0, 8)}`,
       name = `hf:${owner}/repo/model.safetensors`;
     const run = async (permissions: string[], script: string, ...args: string[]) => {
-      const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      const { code, stdout, stderr } = await new Deno.Command("deno", {
         args: ["run", "--no-prompt", "--allow-read", ...permissions, `scripts/${script}.ts`, ...args],
         cwd: root,
         env: { NO_COLOR: "1" },

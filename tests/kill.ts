@@ -111,7 +111,7 @@ export async function killTrainings(
 }
 
 function command(args: readonly string[], stderr: "piped" | "null" = "null"): Deno.Command {
-  return new Deno.Command(Deno.execPath(), {
+  return new Deno.Command("deno", {
     args: ["run", "--quiet", "--no-prompt", "--allow-read", "--allow-write", SCRIPT, ...args],
     stdin: "null",
     stdout: "null",

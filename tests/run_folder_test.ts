@@ -80,7 +80,7 @@ Deno.test("RunLock + an owner that was killed: its lock is taken over; one that 
      console.log("held");
      setInterval(() => {}, 1000);`,
   );
-  const owner = new Deno.Command(Deno.execPath(), {
+  const owner = new Deno.Command("deno", {
     args: ["run", "--no-prompt", "--allow-read", "--allow-write", script],
     stdout: "piped",
     stderr: "null",

@@ -312,7 +312,7 @@ Deno.test("requests + a time limit, a full queue: 504, and 429 with when to come
 Deno.test("OpenAI's own client + everything that it is used for here", async () => {
   await using server = await serving({ apiKey: "test-key" });
   // Without the lock file, which is not to name the client: everybody would be sent it.
-  const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+  const { code, stderr } = await new Deno.Command("deno", {
     args: [
       "run",
       "--no-prompt",

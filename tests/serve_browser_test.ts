@@ -32,7 +32,7 @@ const small = {
 /** A run that trains for as long as a journey watches it, in a process of its own. */
 function trainAside(projDir: string): Deno.ChildProcess {
   const [command, ...flags] = ["run_bone", "--engine", "cpu", "--ctx_len", "64", "--micro_bsz", "2"];
-  return new Deno.Command(Deno.execPath(), {
+  return new Deno.Command("deno", {
     args: [
       "task",
       "--quiet",
@@ -82,7 +82,7 @@ function writeOddRuns(): void {
 async function goOn(journey: string, { url, errors }: Serving): Promise<void> {
   const pictures = Deno.env.get("WISHBONE_PICTURES");
   // Without the lock file, which is not to name the browser's driver: everybody would be sent it.
-  const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+  const { code, stderr } = await new Deno.Command("deno", {
     args: [
       "run",
       "--no-lock",

@@ -13,7 +13,7 @@ const folder = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "wishbone serve 
 Deno.test.afterAll(() => Deno.removeSync(folder, { recursive: true }));
 
 function serve(...args: string[]): Deno.Command {
-  return new Deno.Command(Deno.execPath(), {
+  return new Deno.Command("deno", {
     args: ["task", "--quiet", "--config", CONFIG, "serve", "--engine", "cpu", ...args],
     cwd: folder,
     env: { NO_COLOR: "1", INIT_CWD: folder },

@@ -34,7 +34,7 @@ export async function measureLarge(kind: LargeCase, size: number, scratch: strin
     const { code, stdout, stderr } = await new Deno.Command("deno", {
       args: [
         ...["run", "--quiet", "--no-check", "--no-prompt", "--v8-flags=--expose-gc"],
-        ...["--allow-read", `--allow-write=${folder}`, `--allow-sys`],
+        ...["--allow-read", `--allow-write=${folder}`],
         ...[fileURLToPath(new URL("./large_probe.ts", import.meta.url)), kind.reader, folder],
       ],
     }).output();
