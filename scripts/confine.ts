@@ -3,6 +3,9 @@
  * may be anywhere, so the command is run in a worker that may write in the folders which it was told to, read there and what
  * `readable` says, and nothing else, and the process itself gives up its right to write at all.
  *
+ * The process's first thread has nothing else to do meanwhile. It looks whether a device hangs, hears Ctrl-C, and starts the threads
+ * of the cpu engine, which are given no rights: a worker that the command started itself would take a second to be up (Deno 2.9).
+ *
  * Permissions go by names, and a link in a folder that is written to may lead elsewhere: that is `requireInside`'s to find. The right
  * to load native code is Dawn's: it is given up once the GPU is found, before a file is read.
  *
@@ -12,7 +15,15 @@ import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { EngineError } from "../kernels/engine.ts";
 import { type EngineChoice, type GpuOptions, prepareEngine } from "../kernels/engines/choose.ts";
+import {
+  type Introduction,
+  startThreadsBy,
+  THREAD_MODULE,
+  threadBehind,
+  threadFailed,
+} from "../kernels/engines/cpu/thread.ts";
 import { SMALLER } from "../kernels/engines/webgpu/waiting.ts";
+import { flagInterrupts, listenBy } from "./interrupt.ts";
 import { readable, realPath } from "./reads.ts";
 import { reportWaits, sharedWatch, watchWaits } from "./watchdog.ts";
 
@@ -42,12 +53,18 @@ interface Request {
   readonly watch: SharedArrayBuffer;
 }
 
+/** What the worker tells the first thread, or asks of it. */
+type Message =
+  | { readonly kind: "ended"; readonly code: number }
+  | { readonly kind: "thread"; readonly name: string; readonly port: MessagePort }
+  | { readonly kind: "interrupts"; readonly flag: Int32Array };
+
 /** Whether this is the worker of {@link runConfined}. */
 export const isConfined = "DedicatedWorkerGlobalScope" in globalThis;
 
 /** Deno's options of a worker, which its library does not describe: they need `worker-options` in `deno.json`. */
 interface WorkerOptionsWithPermissions extends WorkerOptions {
-  deno: { permissions: Record<string, "inherit" | false | readonly string[]> };
+  deno: { permissions: "none" | Record<string, "inherit" | false | readonly string[]> };
 }
 
 /**
@@ -90,7 +107,11 @@ export async function runConfined(script: string, confinement: Confinement): Pro
         ),
       );
     });
-    worker.onmessage = ({ data }: MessageEvent<number>) => ended(data);
+    worker.onmessage = ({ data }: MessageEvent<Message>) => {
+      if (data.kind === "ended") ended(data.code);
+      else if (data.kind === "thread") startThread(data.name, data.port, failed);
+      else flagInterrupts(data.flag);
+    };
     worker.onerror = (event) => {
       event.preventDefault();
       failed(new Error(`The command failed: ${event.message}`));
@@ -99,17 +120,37 @@ export async function runConfined(script: string, confinement: Confinement): Pro
   });
 }
 
+/** Starts a thread of the cpu engine, without any permission, behind a port. */
+function startThread(name: string, port: MessagePort, failed: (error: Error) => void): void {
+  const options: WorkerOptionsWithPermissions = { type: "module", name, deno: { permissions: "none" } };
+  const thread = new Worker(THREAD_MODULE, options);
+  thread.onerror = (event) => {
+    event.preventDefault();
+    failed(threadFailed(event.message));
+  };
+  thread.postMessage({ kind: "port", port } satisfies Introduction, [port]);
+}
+
 /** The other side: takes the arguments, runs the command and tells its exit code. */
 export function serveConfined(run: (args: readonly string[]) => Promise<number>): void {
-  const scope = globalThis as unknown as {
-    onmessage: (event: MessageEvent<Request>) => void;
-    postMessage: (code: number) => void;
-  };
-  scope.onmessage = async ({ data: { args, engine, watch } }) => {
+  startThreadsBy((name) => {
+    const { port1, port2 } = new MessageChannel();
+    tell({ kind: "thread", name, port: port2 }, [port2]);
+    return threadBehind(port1);
+  });
+  listenBy((flag) => tell({ kind: "interrupts", flag }));
+  addEventListener("message", async (event) => {
+    const { args, engine, watch } = (event as MessageEvent<Request>).data;
     reportWaits(watch);
     if (engine) await giveUpNativeCode(engine);
-    scope.postMessage(await run(args));
-  };
+    tell({ kind: "ended", code: await run(args) });
+  });
+}
+
+/** From the worker to the first thread. */
+function tell(message: Message, transfer: Transferable[] = []): void {
+  const scope = globalThis as unknown as Pick<Worker, "postMessage">;
+  scope.postMessage(message, transfer);
 }
 
 /** Loads what an engine needs of native code, if anything, and gives up the right to load more. */

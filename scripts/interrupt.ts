@@ -1,36 +1,44 @@
 /**
  * Ctrl-C, in two stages: the first is a wish that is asked for after every step, the second ends the process at once.
  *
- * A step on the processor keeps the main thread busy for as long as it takes, so a worker listens for the signal: it answers
+ * A step on the processor keeps the command's thread busy for as long as it takes, so another listens for the signal: it answers
  * in the middle of a step, and sets a flag in shared memory.
  *
  * @module
  */
 
 /** Whether the person has asked to stop. */
-export interface Interrupt extends Disposable {
+export interface Interrupt {
   readonly requested: boolean;
 }
 
-/**
- * Begins to listen. It is not waited for: a worker that another worker starts takes a second to be up (Deno 2.9), and until then a
- * Ctrl-C ends the process, which has nothing to lose yet.
- */
+let listen = flagInterrupts;
+
+/** Has somebody else listen, whose thread is not kept busy. */
+export function listenBy(listener: (flag: Int32Array) => void): void {
+  listen = listener;
+}
+
+/** Begins to listen, for as long as the process lives. */
 export function listenForInterrupt(): Interrupt {
   const flag = new Int32Array(new SharedArrayBuffer(4));
-  const worker = new Worker(new URL("./interrupt_worker.ts", import.meta.url), {
-    type: "module",
-    name: "interrupt",
-  });
-  worker.onerror = (event) => {
-    event.preventDefault();
-    console.error(`Ctrl-C ends the run at once, for it cannot be listened for: ${event.message}`);
-  };
-  worker.postMessage(flag);
+  listen(flag);
   return {
     get requested() {
       return Atomics.load(flag, 0) === 1;
     },
-    [Symbol.dispose]: () => worker.terminate(),
   };
+}
+
+/** Sets the flag at the first Ctrl-C and then stops listening, so that the second has its usual effect. */
+export function flagInterrupts(flag: Int32Array): void {
+  const first = () => {
+    Atomics.store(flag, 0, 1);
+    Deno.removeSignalListener("SIGINT", first);
+    const note = "Stopping after this step and saving; Ctrl-C again ends at once";
+    // On a terminal it takes the progress bar's line, until the bar is drawn again: a new line would confuse the bar.
+    const line = Deno.stderr.isTerminal() ? `\r${note}\x1b[K` : `${note}\n`;
+    Deno.stderr.writeSync(new TextEncoder().encode(line));
+  };
+  Deno.addSignalListener("SIGINT", first);
 }

@@ -73,7 +73,7 @@ function savedLine(task: string, projDir: string, step: number): string {
 
 /** Runs a training. @returns the exit code: 130 where it was stopped */
 export async function trainOnTerminal({ task, run, next }: Training, work: Work): Promise<number> {
-  using interrupt = listenForInterrupt();
+  const interrupt = listenForInterrupt();
   const progress = new Progress();
   const result = await run({
     onMessage: (text) => progress.message(text),

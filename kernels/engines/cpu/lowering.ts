@@ -12,37 +12,9 @@ import { broadcast, type MapAttributes } from "../../ops/map/op.ts";
 import { extents, type MatmulAttributes } from "../../ops/matmul/op.ts";
 import type { UpdateAttributes } from "../../ops/update/op.ts";
 import { type Wkv7Attributes, wkv7Sizes } from "../../ops/wkv7/op.ts";
-import { OUTSIDE_KERNEL_NAMES } from "./outside.ts";
+import type { KernelName } from "./tape.ts";
 import { emitDropout, emitMap } from "./wasm/emit.ts";
 import { DTYPE, LAYOUT, SUM_PART, type WasmKernels } from "./wasm/load.ts";
-
-/** What workers can call: kernels of the module, a plain copy (from, to, bytes), and kernels on weights outside of the memory. */
-export const KERNEL_NAMES = [
-  "accumulate",
-  "adamW",
-  "addTile",
-  "copy",
-  "crossEntropy",
-  "embedding",
-  "embeddingGradient",
-  "fold",
-  "matmul",
-  "norm",
-  "normGradient",
-  "previousRow",
-  "reduceGroups",
-  "reduceRows",
-  "sumOfSquares",
-  "tile",
-  "tokenShift",
-  "tokenShiftGradient",
-  "wkv7Backward",
-  "wkv7Forward",
-  ...OUTSIDE_KERNEL_NAMES,
-] as const;
-
-/** Name of one of them. */
-export type KernelName = typeof KERNEL_NAMES[number];
 
 /** One kernel call of one worker; a map is called by its emitted module. */
 export interface KernelCall {

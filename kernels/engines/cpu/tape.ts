@@ -3,11 +3,39 @@
  *
  * @module
  */
-import { type Command, KERNEL_NAMES, type KernelCall } from "./lowering.ts";
+import type { Command, KernelCall } from "./lowering.ts";
 import { MemoryView } from "./memory_view.ts";
-import { outsideKernels } from "./outside.ts";
+import { OUTSIDE_KERNEL_NAMES, outsideKernels } from "./outside.ts";
 import { loadMap } from "./wasm/emit.ts";
 import type { WasmKernels } from "./wasm/load.ts";
+
+/** What workers can call: kernels of the module, a plain copy (from, to, bytes), and kernels on weights outside of the memory. */
+export const KERNEL_NAMES = [
+  "accumulate",
+  "adamW",
+  "addTile",
+  "copy",
+  "crossEntropy",
+  "embedding",
+  "embeddingGradient",
+  "fold",
+  "matmul",
+  "norm",
+  "normGradient",
+  "previousRow",
+  "reduceGroups",
+  "reduceRows",
+  "sumOfSquares",
+  "tile",
+  "tokenShift",
+  "tokenShiftGradient",
+  "wkv7Backward",
+  "wkv7Forward",
+  ...OUTSIDE_KERNEL_NAMES,
+] as const;
+
+/** Name of one of them. */
+export type KernelName = typeof KERNEL_NAMES[number];
 
 /**
  * Commands, each for each worker the number of words of its calls and then the calls, [kernel, number of arguments, arguments…];

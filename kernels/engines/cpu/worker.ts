@@ -4,8 +4,8 @@
  * @module
  */
 /// <reference lib="deno.worker" />
-import { CONTROL, READ_MESSAGES, SPINS, type WorkerMessage } from "./pool.ts";
 import { linkTape } from "./tape.ts";
+import { CONTROL, type Introduction, READ_MESSAGES, SPINS, type ThreadMessage } from "./thread.ts";
 import { loadKernels, type WasmKernels } from "./wasm/load.ts";
 
 const tapes = new Map<number, (offset: number) => void>();
@@ -34,20 +34,31 @@ function follow(): void {
   }
 }
 
-self.onmessage = ({ data }: MessageEvent<WorkerMessage>) => {
+/** Where the pool is: behind the worker that started this one, or a port. */
+let pool: Pick<MessagePort, "postMessage"> = self;
+
+const hear = ({ data }: MessageEvent<ThreadMessage | Introduction>) => {
   switch (data.kind) {
+    case "port":
+      pool = data.port;
+      data.port.onmessage = hear;
+      break;
     case "start":
       ({ control, memory, worker } = data);
       kernels = loadKernels(memory).kernels;
       break;
     case "tape":
       tapes.set(data.id, linkTape(data.tape, memory, kernels, worker));
-      self.postMessage("ready");
+      pool.postMessage("ready");
       break;
     case "drop":
       tapes.delete(data.id);
       break;
     case "follow":
       follow();
+      break;
+    case "end":
+      self.close();
   }
 };
+self.onmessage = hear;
