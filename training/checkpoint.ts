@@ -8,6 +8,7 @@
 import { createHash } from "node:crypto";
 import { basename, dirname, join } from "node:path";
 import { FormatError, openTensorFile, type TensorFile, writeTensorFile } from "../formats/tensor_file.ts";
+import { JsonCursor, type JsonValue } from "../formats/json.ts";
 import { KINDS, type Trainables } from "./trainables.ts";
 
 /** A checkpoint that cannot be used: which and why. */
@@ -177,17 +178,18 @@ function openWhole(path: string, trainables: Trainables): { file: TensorFile; st
 
 /** What a description says. A checksum keeps it from damage, not from somebody who meant it. */
 function described(text: string): { step: number; checksums: Readonly<Record<string, unknown>> } {
-  let state: { step?: unknown; checksums?: Record<string, unknown> } | null;
-  try {
-    state = JSON.parse(text);
-  } catch {
-    throw new CheckpointError("its description is not JSON");
-  }
-  const { step, checksums } = state ?? {};
-  if (typeof step !== "number" || !Number.isSafeInteger(step) || step < 0 || typeof checksums !== "object") {
-    throw new CheckpointError("its description names no step or no checksums");
+  const unusable = (why: string) => new CheckpointError(`its description cannot be used: ${why}`);
+  const cursor = new JsonCursor(text, unusable), state = cursor.value("its text");
+  cursor.end("its text");
+  const { step, checksums } = isObject(state) ? state : {};
+  if (typeof step !== "number" || !Number.isSafeInteger(step) || step < 0 || !isObject(checksums)) {
+    throw unusable("it names no step or no checksums");
   }
   return { step, checksums };
+}
+
+function isObject(value: JsonValue | undefined): value is { [key: string]: JsonValue } {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** Checks a checkpoint's description and every tensor. @returns its step */
@@ -211,8 +213,11 @@ function check(file: TensorFile, trainables: Trainables): number {
           `tensor "${full}" is ${info.dtype} [${info.shape}] where the run has F32 [${shape}]`,
         );
       }
-      if (sha256(file.readBytes(full)) !== checksums[full]) {
-        throw new CheckpointError(`tensor "${full}" does not match its checksum`);
+      const bytes = file.readBytes(full),
+        wanted = Object.hasOwn(checksums, full) ? checksums[full] : undefined;
+      if (sha256(bytes) !== wanted) throw new CheckpointError(`tensor "${full}" does not match its checksum`);
+      if (!new Float32Array(bytes.buffer).every(Number.isFinite)) {
+        throw new CheckpointError(`tensor "${full}" holds NaN or infinity`);
       }
     }
   }
