@@ -392,6 +392,7 @@ export const MALFORMED: Readonly<Record<string, readonly MalformedCase[]>> = {
     ["numbers", parquet("text", [1]), "\"text\" must be a string, found a number"],
     ["a column of a prototype's name", parquet("__proto__", ["a"]), "expected \"text\", \"messages\", \"prompt\" and \"completion\", or \"inst"],
     ["cut off", parquet("text", ["a", "b"]).slice(0, 60), "parquet file invalid (footer != PAR1)"],
+    ["one text in a thousand rows", parquet("text", new Array(1000).fill("x".repeat(1e6))), "letters by row"],
     ["zeros", new Uint8Array(1000), "parquet file invalid (footer != PAR1)"],
   ],
 };

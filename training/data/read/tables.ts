@@ -80,6 +80,16 @@ async function* decoded(path: string): AsyncGenerator<string> {
 /** What a page may grow to when it is expanded: text seldom shrinks to a twentieth, and small pages may be all alike. */
 const FREE_BYTES = 1 << 20, MOST_TIMES = 64;
 
+/** The same for the texts of all rows: one that a dictionary holds may be in each of them. */
+const FREE_LETTERS = 1 << 26;
+
+/** Letters of all texts in a value. */
+function lettersOf(value: unknown): number {
+  if (typeof value === "string") return value.length;
+  if (typeof value !== "object" || value === null) return 0;
+  return Object.values(value).reduce((sum: number, part) => sum + lettersOf(part), 0);
+}
+
 /** The rows of a Parquet file, read a row group at a time. */
 export async function* readParquet(path: string): AsyncGenerator<Row> {
   const { parquetMetadataAsync, parquetReadObjects } = await import("hyparquet");
@@ -115,7 +125,7 @@ export async function* readParquet(path: string): AsyncGenerator<Row> {
     if (!(rows <= byteLength) || metadata.row_groups.some(({ num_rows }) => num_rows < 0)) {
       throw new Error(`it says that it has ${rows} rows, more than it has bytes`);
     }
-    let row = 0;
+    let row = 0, letters = 0;
     for (const group of metadata.row_groups) {
       const rowEnd = row + Number(group.num_rows);
       for (
@@ -127,6 +137,12 @@ export async function* readParquet(path: string): AsyncGenerator<Row> {
           rowEnd,
         })
       ) {
+        letters += lettersOf(record);
+        if (letters > FREE_LETTERS + MOST_TIMES * byteLength) {
+          throw new Error(
+            `its ${byteLength} bytes stand for over ${letters} letters by row ${row + 1}: write it as .jsonl`,
+          );
+        }
         yield { place: `${path}, row ${++row}`, read: () => record };
       }
     }
