@@ -3,10 +3,9 @@
  * are compared with the cpu engine's.
  *
  *     deno task bench:wkv7 [--engine webgpu|cpu] [--sizes 1x1024,1x8192,8x1024] [--heads 12] [--head-size 64] [--layers 12]
- *         [--layouts 8/1/16/16,8/1/8/8] [--chunks 4/16,8/8]
+ *         [--layouts 8/1/16/16,8/1/8/8]
  *
- * A layout is rows / rows a thread / key threads / block (`ScanLayout`); without any, two are measured. One for the gradient of chunks is rows / span
- * (`ChunkLayout`). Each time is of `--layers` calls in a row, as in a step of a model, submitted together.
+ * A layout is rows / rows a thread / key threads / block (`ScanLayout`); without any, two are measured. Each time is of `--layers` calls in a row, as in a step of a model, submitted together.
  *
  * @module
  */
@@ -21,13 +20,7 @@ import { map } from "../kernels/ops/map/op.ts";
 import { reduceGroups } from "../kernels/ops/reduce/op.ts";
 import { assign } from "../kernels/ops/update/op.ts";
 import { CHUNK, wkv7, type Wkv7Attributes, type Wkv7Streams } from "../kernels/ops/wkv7/op.ts";
-import {
-  backwardPasses,
-  type ChunkLayout,
-  forwardPasses,
-  type ScanLayout,
-  scanLayout,
-} from "../kernels/ops/wkv7/webgpu.ts";
+import { backwardPasses, forwardPasses, type ScanLayout, scanLayout } from "../kernels/ops/wkv7/webgpu.ts";
 import { compile, type Program } from "../kernels/plan.ts";
 
 const { values } = parseArgs({
@@ -38,7 +31,6 @@ const { values } = parseArgs({
     "head-size": { type: "string", default: "64" },
     layers: { type: "string", default: "12" },
     layouts: { type: "string", default: "" },
-    chunks: { type: "string", default: "" },
   },
 });
 const H = Number(values.heads), N = Number(values["head-size"]), layers = Number(values.layers);
@@ -94,7 +86,7 @@ function recurrence(B: number, T: number): Recurrence {
 }
 
 /** The program with the recurrence's passes replaced. */
-function lowered(program: Program, layout: ScanLayout | undefined, chunks?: ChunkLayout): Program {
+function lowered(program: Program, layout: ScanLayout): Program {
   const passes = { wkv7: forwardPasses, wkv7Gradient: backwardPasses } as const;
   const nodes = program.nodes.map((node) => {
     const lower = passes[node.op.name as keyof typeof passes];
@@ -104,7 +96,7 @@ function lowered(program: Program, layout: ScanLayout | undefined, chunks?: Chun
       op: {
         ...node.op,
         webgpu: (n: Node, limits: Parameters<typeof lower>[1]) =>
-          lower(n as Node<Wkv7Attributes>, limits, layout, chunks),
+          lower(n as Node<Wkv7Attributes>, limits, layout),
       },
     };
   });
@@ -195,10 +187,6 @@ const layouts = engine.name === "cpu"
   : values.layouts
   ? values.layouts.split(",").map(parse)
   : [1, 1000].map((heads) => scanLayout(N, heads, limits));
-const chunkLayouts = values.chunks.split(",").filter(Boolean).map((text): ChunkLayout => {
-  const [rows, span] = text.split("/").map(Number) as [ChunkLayout["rows"], number];
-  return { rows, span };
-});
 const line = (...cells: (string | number)[]) =>
   console.log(
     cells.map((cell, i) => (typeof cell === "number" ? cell.toFixed(2) : cell).padStart(i ? 13 : 12)).join(
@@ -213,14 +201,6 @@ for (const layout of layouts) {
   const error = worst(await resultsOf(engine, small, lowered(small.program, layout)), wanted);
   console.log(
     `${Object.values(layout).join("/")}: differs from the cpu engine by ${
-      error.toExponential(1)
-    } over ${COMPARED} steps`,
-  );
-}
-for (const layout of chunkLayouts) {
-  const error = worst(await resultsOf(engine, small, lowered(small.program, undefined, layout)), wanted);
-  console.log(
-    `chunks ${Object.values(layout).join("/")}: differs from the cpu engine by ${
       error.toExponential(1)
     } over ${COMPARED} steps`,
   );
@@ -272,11 +252,6 @@ for (const size of values.sizes.split(",")) {
         await pass("wkv7Gradient", 3),
         forward + gradient,
       );
-    }
-    for (const layout of chunkLayouts) {
-      const program = lowered(made.program, undefined, layout);
-      const ms = await time(engine, program, "wkv7Gradient", (_, i) => i === 3);
-      line(`chunks ${Object.values(layout).join("/")}`, ms, rates(ms, 14 + 2 * N / CHUNK, 20));
     }
   });
 }

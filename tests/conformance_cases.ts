@@ -217,15 +217,17 @@ for (const mixes of [1, 4]) {
 
 function recurrence(
   [B, T, H, N]: readonly [number, number, number, number],
-  options: { state?: boolean; give?: "y" | "state" | "both" } = {},
+  options: { state?: boolean; give?: "y" | "state" | "both"; least?: number } = {},
 ): Case {
-  const { state = false, give = "both" } = options;
+  const { state = false, give = "both", least = 0.55 } = options;
   const stream = (low: number, high: number) => uniform([B * T, H * N], low, high);
   return {
-    name: `wkv7 + B ${B}, T ${T}, H ${H}, N ${N}${state ? " from a state" : ""}, giving ${give}`,
+    name: `wkv7 + B ${B}, T ${T}, H ${H}, N ${N}${state ? " from a state" : ""}, giving ${give}${
+      least < 0.5 ? `, decays from ${least}` : ""
+    }`,
     inputs: [
       stream(-1, 1),
-      stream(0.55, 1),
+      stream(least, 1),
       stream(-1, 1),
       stream(-1, 1),
       stream(-1 / N, 1 / N),
@@ -278,6 +280,8 @@ const WKV7: Case[] = [
   recurrence([2, 9, 2, 12], { state: true }),
   recurrence([1, 18, 2, 32], { state: true }),
   recurrence([1, 7, 1, 128], { state: true }),
+  recurrence([2, 21, 2, 4], { state: true, least: 0.001 }),
+  recurrence([1, 37, 1, 64], { state: true, least: 0.2 }),
   recurrence([2, 0, 3, 4], { state: true, give: "state" }),
 ];
 

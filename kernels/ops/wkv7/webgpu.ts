@@ -9,9 +9,9 @@
  */
 import type { Node } from "../../graph.ts";
 import { type DeviceLimits, grid, type Pass, unrolled } from "../../op.ts";
+import { chunkGradientShader, chunkWorkgroups } from "./chunk_gradient.ts";
 import { lanes, laneWidth, type Width } from "./lanes.ts";
 import { CHUNK, type Wkv7Attributes, wkv7Sizes } from "./op.ts";
-import chunkShader from "./chunk_gradient.wgsl" with { type: "text" };
 import { solveLayout, solveShader, solveWorkgroupBytes } from "./solve.ts";
 import outputShader from "./output.wgsl" with { type: "text" };
 import scanShader from "./scan.wgsl" with { type: "text" };
@@ -186,7 +186,7 @@ function passes(
     {
       wgsl: [
         constants({ ...shape, ROWS: rows, ROWS_A_THREAD: rowsAThread, KEY_THREADS: keyThreads }),
-        lanes(scanWidth(N, block), { workgroup: ["drives", "echoes"] }),
+        lanes(scanWidth(N, block), ["drives", "echoes"]),
         weighed(scanWidth(N, block)),
         parts(keyThreads, ["partial"]),
         Object.entries(scanLoops(N, layout)).reduce(
@@ -228,46 +228,18 @@ export function forwardPasses(
   return passes(node, forwardRoles(node), limits, layout);
 }
 
-/** How the gradient of a chunk is computed. */
-export interface ChunkLayout {
-  /** Rows that a thread works on at a time, where N allows it. */
-  readonly rows: Width;
-  /** Steps whose states a thread keeps in registers; divides {@link CHUNK}. */
-  readonly span: number;
-}
-
-/** WGSL of the gradient of a chunk. */
-function chunkText(N: number, C: number, whole: boolean, { rows, span }: ChunkLayout): string {
-  const width = laneWidth(N, rows);
-  const constant = { N, C, CHUNK, SPAN: span, PANEL: divisor(N / width, 32 / width) * width, WHOLE: whole };
-  const text = chunkShader.replace(
-    /\/\/<span([^]*)\/\/span>/,
-    (_, body: string) =>
-      Array.from({ length: CHUNK / span }, (_, i) => {
-        const first = CHUNK - (i + 1) * span;
-        return unrolled(body, "FIRST", first).replaceAll("FIRST", `${first}u`);
-      }).join("\n"),
-  );
-  return [
-    constants(constant),
-    lanes(width, { workgroup: ["v", "g", "sa", "dsa"], read: ["states", "d_states"] }),
-    unrolled(unrolled(text, "SPAN", span), "CHUNK", CHUNK),
-  ].join("\n");
-}
-
 /** Passes of wkv7Gradient, with its operands: three as in the other direction, and one over chunks. */
 export function backwardPasses(
   node: Node<Wkv7Attributes>,
   limits: DeviceLimits,
   layout: ScanLayout = usualLayout(node, limits),
-  chunkLayout: ChunkLayout = { rows: 4, span: 4 },
 ): Pass[] {
   const { T, N } = node.attributes;
   const { B, H, C, chunks } = wkv7Sizes(node.inputs[0]!, node.attributes);
-  const units = B * H * chunks;
+  const units = B * H * chunks * chunkWorkgroups(N);
   const roles = backwardRoles(node);
   return [...passes(node, roles, limits, layout), {
-    wgsl: chunkText(N, C, T % CHUNK === 0, chunkLayout),
+    wgsl: chunkGradientShader(N, C, CHUNK, T % CHUNK === 0),
     uniforms: [T, B * T, chunks, units],
     bindings: operands(roles.columns, V, STATES, roles.kept, roles.drive, SA, roles.echo),
     workgroups: grid(units, limits),
