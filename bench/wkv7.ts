@@ -5,7 +5,7 @@
  *     deno task bench:wkv7 [--engine webgpu|cpu] [--sizes 1x1024,1x8192,8x1024] [--heads 12] [--head-size 64] [--layers 12]
  *         [--layouts 8/1/16/16,8/1/8/8]
  *
- * A layout is rows / rows a thread / key threads / block (`ScanLayout`); without any, two are measured. Each time is of `--layers` calls in a row, as in a step of a model, submitted together.
+ * A layout is rows / rows a thread / key threads / block (`ScanLayout`); without any, three are measured. Each time is of `--layers` calls in a row, as in a step of a model, submitted together.
  *
  * @module
  */
@@ -181,12 +181,12 @@ const parse = (text: string): ScanLayout => {
   ];
   return { rows, rowsAThread, keyThreads, block };
 };
-const limits = { workgroupBytes: 16384, bindingBytes: 2 ** 27, workgroups: 65535 };
+const limits = { workgroupBytes: 32768, bindingBytes: 2 ** 27, workgroups: 65535 };
 const layouts = engine.name === "cpu"
   ? []
   : values.layouts
   ? values.layouts.split(",").map(parse)
-  : [1, 1000].map((heads) => scanLayout(N, heads, limits));
+  : [1, 32, 1000].map((heads) => scanLayout(N, heads, 8192, limits));
 const line = (...cells: (string | number)[]) =>
   console.log(
     cells.map((cell, i) => (typeof cell === "number" ? cell.toFixed(2) : cell).padStart(i ? 13 : 12)).join(

@@ -64,7 +64,7 @@ function dividing(engine: Engine, scan: ScanLayout): Engine {
 }
 
 const SCANS: ScanLayout[] = [
-  { rows: 8, rowsAThread: 1, keyThreads: 8, block: 16 },
+  { rows: 4, rowsAThread: 1, keyThreads: 8, block: 16 },
   { rows: 16, rowsAThread: 2, keyThreads: 8, block: 8 },
   { rows: 4, rowsAThread: 2, keyThreads: 2, block: 2 },
   { rows: 8, rowsAThread: 2, keyThreads: 1, block: 4 },
@@ -91,14 +91,20 @@ for (const scan of SCANS) {
 }
 
 Deno.test("scanLayout + any head size: divides it, within the memory and the scratch that there is", () => {
-  for (const [workgroupBytes, heads] of [[16384, 1], [32768, 12], [49152, 1000]] as const) {
+  for (
+    const [workgroupBytes, heads, T] of [[16384, 1, 5], [16384, 1, 8192], [32768, 12, 1024], [
+      49152,
+      1000,
+      1024,
+    ]] as const
+  ) {
     for (const N of [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 256]) {
       const limits = { workgroupBytes, bindingBytes: 2 ** 27, workgroups: 65535 };
-      const { rows, rowsAThread, keyThreads, block } = scanLayout(N, heads, limits);
+      const { rows, rowsAThread, keyThreads, block } = scanLayout(N, heads, T, limits);
       const lanes = N % 4 === 0 ? N / 4 : N;
       assert.ok(N % rows === 0 && rows % rowsAThread === 0 && lanes % keyThreads === 0, `N ${N}`);
       assert.ok(16 % block === 0, `N ${N}: blocks of ${block}`);
-      assert.ok(workgroupBytesOf(N, scanLayout(N, heads, limits)) <= workgroupBytes, `N ${N}`);
+      assert.ok(workgroupBytesOf(N, scanLayout(N, heads, T, limits)) <= workgroupBytes, `N ${N}`);
       assert.ok(16 / block * ((3 * block + 1) * N + block * block) <= solvedSize(N), `N ${N}`);
     }
   }

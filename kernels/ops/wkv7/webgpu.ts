@@ -70,19 +70,29 @@ export function workgroupBytesOf(N: number, layout: ScanLayout): number {
 
 /** Workgroups below which a scan leaves a large GPU idle, so that smaller ones pay. */
 const MANY_WORKGROUPS = 384;
+/** Workgroups of 8 rows up to which each has a core of a large GPU to itself, so that a long scan is only waited for. */
+const FEW_WORKGROUPS = 128;
+/** Steps from which on that is worth shaders which take longer to compile. */
+const LONG = 512;
 
-/** The layout for so many heads, in all sequences, of N channels. */
-export function scanLayout(N: number, heads: number, { workgroupBytes }: DeviceLimits): ScanLayout {
+/** The layout for so many heads, in all sequences, of N channels, and T steps. */
+export function scanLayout(
+  N: number,
+  heads: number,
+  T: number,
+  { workgroupBytes }: DeviceLimits,
+): ScanLayout {
   const tall = divisor(N, 16), many = heads * N / tall >= MANY_WORKGROUPS && tall % 2 === 0;
+  const few = T >= LONG && heads * N / 8 <= FEW_WORKGROUPS;
   const layout = {
-    rows: many ? tall : divisor(N, 8),
+    rows: many ? tall : divisor(N, few ? 4 : 8),
     rowsAThread: many ? 2 : 1,
-    keyThreads: divisor(N / laneWidth(N), 8),
+    keyThreads: divisor(N / laneWidth(N), few ? 16 : 8),
   };
   const fits = (block: number) =>
     workgroupBytesOf(N, { ...layout, block }) <= workgroupBytes &&
     scanLoops(N, { ...layout, block }).LOADS <= MOST_LOADS;
-  return { ...layout, block: [8, 4].find(fits) ?? 2 };
+  return { ...layout, block: (few ? [16, 8, 4] : [8, 4]).find(fits) ?? 2 };
 }
 
 /** WGSL of `weighed`. */
@@ -216,7 +226,8 @@ function passes(
 
 function usualLayout(node: Node<Wkv7Attributes>, limits: DeviceLimits): ScanLayout {
   const { B, H } = wkv7Sizes(node.inputs[0]!, node.attributes);
-  return scanLayout(node.attributes.N, B * H, limits);
+  const { T, N } = node.attributes;
+  return scanLayout(N, B * H, T, limits);
 }
 
 /** Passes of wkv7, with its operands. */
