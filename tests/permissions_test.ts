@@ -89,6 +89,21 @@ for (const engine of ["cpu", "webgpu"]) {
   });
 }
 
+for (const choice of ["cpu", "auto"]) {
+  Deno.test(`giveUpNativeCode + ${choice}: nothing native can be loaded any more, and an engine is there all the same`, async () => {
+    const { stdout, stderr } = await new Deno.Command("deno", {
+      args: [
+        ...["run", "--no-prompt", "--allow-read", "--allow-ffi"],
+        ...[fileURLToPath(new URL("./native_probe.ts", import.meta.url)), choice],
+      ],
+    }).output();
+    const text = new TextDecoder();
+    const { state, loaded, engine } = JSON.parse(text.decode(stdout) || text.decode(stderr));
+    assert.deepEqual([state, loaded], ["prompt", "NotCapable"]);
+    assert.ok(engine === "cpu" || choice === "auto");
+  });
+}
+
 Deno.test({
   name:
     "run_bone, as its task grants it, + run folders with links that lead out: one sentence, code 2, nothing outside touched",
