@@ -6,7 +6,8 @@
  *
  * S is [N value rows, N key columns]; vectors lie along the key columns. Time goes in chunks of 16: the forward pass keeps the
  * state at the start of each chunk, the backward pass walks a chunk forward again from there (it never divides by the decay).
- * Value rows do not mix, so both work on four rows through a whole chunk, which keeps them in the first-level cache.
+ * Value rows do not mix, so both work on four rows through a whole chunk, which keeps them in the first-level cache; a state in
+ * scratch has its rows interleaved by fours, as the loops over them want it.
  *
  * @module
  */
@@ -28,11 +29,26 @@ function copyRows(dst: u32, dstBytes: u32, src: u32, srcBytes: u32, rows: u32, n
   else for (let i: u32 = 0; i < rows; ++i) memory.copy(dst + i * dstBytes, src + i * srcBytes, n * 4);
 }
 
-/** The padded state from a packed one, or zeros when `src` is 0. */
-function loadState(state: u32, src: u32, n: u32): void {
-  const width = (n + 3) & ~3, rowBytes = width * 4;
-  if (src == 0 || n != width) memory.fill(state, 0, width * rowBytes);
-  if (src != 0) copyRows(state, rowBytes, src, n * 4, n, n);
+/** The padded state, four rows interleaved after the other, from a packed one or `rows` rows of it; zeros when `src` is 0. */
+function loadState(state: u32, src: u32, rows: u32, n: u32): void {
+  const width = (n + 3) & ~3, whole = n & ~3;
+  if (src == 0 || n != width) memory.fill(state, 0, ((rows + 3) & ~3) * width * 4);
+  if (src == 0) return;
+  for (let i: u32 = 0; i < rows; ++i) {
+    let p = state + (i & ~3) * width * 4 + (i & 3) * 16;
+    for (const end = src + whole * 4; src != end; src += 16, p += 64) v128.store(p, v128.load(src));
+    for (let j = whole; j < n; ++j, src += 4, p += 4) store<f32>(p, load<f32>(src));
+  }
+}
+
+/** The packed state from the padded one. */
+function storeState(dst: u32, state: u32, n: u32): void {
+  const width = (n + 3) & ~3, whole = n & ~3;
+  for (let i: u32 = 0; i < n; ++i) {
+    let p = state + (i & ~3) * width * 4 + (i & 3) * 16;
+    for (const end = dst + whole * 4; dst != end; dst += 16, p += 64) v128.store(dst, v128.load(p));
+    for (let j = whole; j < n; ++j, dst += 4, p += 4) store<f32>(dst, load<f32>(p));
+  }
 }
 
 /** `steps` rows of a stream: themselves, or a copy padded with zeros at `copy`. */
@@ -80,11 +96,9 @@ export function wkv7Forward(
   const pad = scratch + width * rowBytes;
   const padBytes = CHUNK * rowBytes;
   for (let unit = unit0; unit < unit1; ++unit) {
-    loadState(scratch, initial == 0 ? 0 : initial + unit * stateBytes, n);
+    loadState(scratch, initial == 0 ? 0 : initial + unit * stateBytes, n, n);
     for (let chunk: u32 = 0; chunk < chunks; ++chunk) {
-      if (states != 0) {
-        copyRows(states + (unit * chunks + chunk) * stateBytes, n * 4, scratch, rowBytes, n, n);
-      }
+      if (states != 0) storeState(states + (unit * chunks + chunk) * stateBytes, scratch, n);
       const steps = min<u32>(CHUNK, time - chunk * CHUNK);
       const at = ((unit / heads) * time + chunk * CHUNK) * step + (unit % heads) * n * 4;
       const pr = stream(r + at, step, steps, n, pad);
@@ -116,7 +130,7 @@ export function wkv7Forward(
         copyRows(sa + at, step, psa, rowBytes, steps, n);
       }
     }
-    if (final != 0) copyRows(final + unit * stateBytes, n * 4, scratch, rowBytes, n, n);
+    if (final != 0) storeState(final + unit * stateBytes, scratch, n);
   }
 }
 
@@ -161,7 +175,7 @@ export function wkv7Backward(
   const pad = rows + CHUNK * 4 * rowBytes;
   const padBytes = CHUNK * rowBytes;
   for (let unit = unit0; unit < unit1; ++unit) {
-    loadState(scratch, dFinal == 0 ? 0 : dFinal + unit * stateBytes, n);
+    loadState(scratch, dFinal == 0 ? 0 : dFinal + unit * stateBytes, n, n);
     for (let chunk = chunks; chunk > 0; --chunk) {
       const t0 = (chunk - 1) * CHUNK;
       const steps = min<u32>(CHUNK, time - t0);
@@ -182,8 +196,7 @@ export function wkv7Backward(
       const pdb = direct ? db + at : pad + 12 * padBytes;
       const start = states + (unit * chunks + chunk - 1) * stateBytes;
       for (let i: u32 = 0; i < width; i += 4) {
-        if (!direct) memory.fill(rows, 0, 4 * rowBytes);
-        copyRows(rows, rowBytes, start + i * n * 4, n * 4, min<u32>(4, n - i), n);
+        loadState(rows, start + i * n * 4, min<u32>(4, n - i), n);
         // The state after the last step is not needed.
         retrace(rows, rowBytes, steps - 1, stepBytes, pw, pk, pv + i * 4, pb, psa + i * 4);
         for (let t = steps; t > 0; --t) {
@@ -223,6 +236,6 @@ export function wkv7Backward(
         copyRows(db + at, step, pdb, rowBytes, steps, n);
       }
     }
-    if (dInitial != 0) copyRows(dInitial + unit * stateBytes, n * 4, scratch, rowBytes, n, n);
+    if (dInitial != 0) storeState(dInitial + unit * stateBytes, scratch, n);
   }
 }

@@ -4,6 +4,9 @@
  * state kept, and one step back. `row` is the bytes of a state's row, `step` the bytes between two steps of a stream; pointers
  * to v, sa, y, dy and dv are to the first of the four rows' elements.
  *
+ * Four rows of a state lie interleaved, four columns of each in turn: one address reaches all of them, and addresses are what
+ * these loops run out of registers for.
+ *
  * @module
  */
 import { madd, splatLane0, splatLane1, splatLane2, splatLane3, sumEach, sumLanes } from "./vector";
@@ -23,15 +26,14 @@ export function advance(
   y: u32,
   sas: u32,
 ): void {
-  const s1 = s + row, s2 = s1 + row, s3 = s2 + row;
   for (let t: u32 = 0; t < steps; ++t) {
     let q0 = f32x4.splat(0), q1 = f32x4.splat(0), q2 = f32x4.splat(0), q3 = f32x4.splat(0);
     for (let i: u32 = 0; i < row; i += 16) {
       const x = v128.load(a + i);
-      q0 = madd(v128.load(s + i), x, q0);
-      q1 = madd(v128.load(s1 + i), x, q1);
-      q2 = madd(v128.load(s2 + i), x, q2);
-      q3 = madd(v128.load(s3 + i), x, q3);
+      q0 = madd(v128.load(s + 4 * i), x, q0);
+      q1 = madd(v128.load(s + 4 * i, 16), x, q1);
+      q2 = madd(v128.load(s + 4 * i, 32), x, q2);
+      q3 = madd(v128.load(s + 4 * i, 48), x, q3);
     }
     const sa = sumEach(q0, q1, q2, q3);
     v128.store(sas, sa);
@@ -44,17 +46,17 @@ export function advance(
         erase = v128.load(b + i),
         key = v128.load(k + i),
         read = v128.load(r + i);
-      let x = madd(v0, key, madd(sa0, erase, f32x4.mul(v128.load(s + i), decay)));
-      v128.store(s + i, x);
+      let x = madd(v0, key, madd(sa0, erase, f32x4.mul(v128.load(s + 4 * i), decay)));
+      v128.store(s + 4 * i, x);
       q0 = madd(x, read, q0);
-      x = madd(v1, key, madd(sa1, erase, f32x4.mul(v128.load(s1 + i), decay)));
-      v128.store(s1 + i, x);
+      x = madd(v1, key, madd(sa1, erase, f32x4.mul(v128.load(s + 4 * i, 16), decay)));
+      v128.store(s + 4 * i, x, 16);
       q1 = madd(x, read, q1);
-      x = madd(v2, key, madd(sa2, erase, f32x4.mul(v128.load(s2 + i), decay)));
-      v128.store(s2 + i, x);
+      x = madd(v2, key, madd(sa2, erase, f32x4.mul(v128.load(s + 4 * i, 32), decay)));
+      v128.store(s + 4 * i, x, 32);
       q2 = madd(x, read, q2);
-      x = madd(v3, key, madd(sa3, erase, f32x4.mul(v128.load(s3 + i), decay)));
-      v128.store(s3 + i, x);
+      x = madd(v3, key, madd(sa3, erase, f32x4.mul(v128.load(s + 4 * i, 48), decay)));
+      v128.store(s + 4 * i, x, 48);
       q3 = madd(x, read, q3);
     }
     v128.store(y, sumEach(q0, q1, q2, q3));
@@ -76,18 +78,16 @@ export function retrace(
   sas: u32,
 ): void {
   for (let t: u32 = 0; t < steps; ++t) {
-    const s1 = s + row, s2 = s1 + row, s3 = s2 + row;
     const sa = v128.load(sas), value = v128.load(v);
     const sa0 = splatLane0(sa), sa1 = splatLane1(sa), sa2 = splatLane2(sa), sa3 = splatLane3(sa);
     const v0 = splatLane0(value), v1 = splatLane1(value), v2 = splatLane2(value), v3 = splatLane3(value);
     const next = s + 4 * row;
-    const n1 = next + row, n2 = n1 + row, n3 = n2 + row;
     for (let i: u32 = 0; i < row; i += 16) {
       const decay = v128.load(w + i), erase = v128.load(b + i), key = v128.load(k + i);
-      v128.store(next + i, madd(v0, key, madd(sa0, erase, f32x4.mul(v128.load(s + i), decay))));
-      v128.store(n1 + i, madd(v1, key, madd(sa1, erase, f32x4.mul(v128.load(s1 + i), decay))));
-      v128.store(n2 + i, madd(v2, key, madd(sa2, erase, f32x4.mul(v128.load(s2 + i), decay))));
-      v128.store(n3 + i, madd(v3, key, madd(sa3, erase, f32x4.mul(v128.load(s3 + i), decay))));
+      v128.store(next + 4 * i, madd(v0, key, madd(sa0, erase, f32x4.mul(v128.load(s + 4 * i), decay))));
+      v128.store(next + 4 * i, madd(v1, key, madd(sa1, erase, f32x4.mul(v128.load(s + 4 * i, 16), decay))), 16);
+      v128.store(next + 4 * i, madd(v2, key, madd(sa2, erase, f32x4.mul(v128.load(s + 4 * i, 32), decay))), 32);
+      v128.store(next + 4 * i, madd(v3, key, madd(sa3, erase, f32x4.mul(v128.load(s + 4 * i, 48), decay))), 48);
     }
     s = next;
     w += step, k += step, v += step, b += step, sas += step;
@@ -118,8 +118,6 @@ export function stepBack(
   da: u32,
   db: u32,
 ): void {
-  const ds1 = ds + row, ds2 = ds1 + row, ds3 = ds2 + row;
-  const s1 = s + row, s2 = s1 + row, s3 = s2 + row;
   const grad = v128.load(dy);
   const g0 = splatLane0(grad), g1 = splatLane1(grad), g2 = splatLane2(grad), g3 = splatLane3(grad);
   // dS + dy rᵀ, which is formed again below: that is less work than to store and to load it. From it dv = dS k, d(S a) = dS b.
@@ -127,16 +125,16 @@ export function stepBack(
   let q0 = f32x4.splat(0), q1 = f32x4.splat(0), q2 = f32x4.splat(0), q3 = f32x4.splat(0);
   for (let i: u32 = 0; i < row; i += 16) {
     const read = v128.load(r + i), key = v128.load(k + i), erase = v128.load(b + i);
-    let x = madd(g0, read, v128.load(ds + i));
+    let x = madd(g0, read, v128.load(ds + 4 * i));
     p0 = madd(x, key, p0);
     q0 = madd(x, erase, q0);
-    x = madd(g1, read, v128.load(ds1 + i));
+    x = madd(g1, read, v128.load(ds + 4 * i, 16));
     p1 = madd(x, key, p1);
     q1 = madd(x, erase, q1);
-    x = madd(g2, read, v128.load(ds2 + i));
+    x = madd(g2, read, v128.load(ds + 4 * i, 32));
     p2 = madd(x, key, p2);
     q2 = madd(x, erase, q2);
-    x = madd(g3, read, v128.load(ds3 + i));
+    x = madd(g3, read, v128.load(ds + 4 * i, 48));
     p3 = madd(x, key, p3);
     q3 = madd(x, erase, q3);
   }
@@ -154,34 +152,34 @@ export function stepBack(
       xr = v128.load(dr + i), xw = v128.load(dw + i), xk = v128.load(dk + i);
       xa = v128.load(da + i), xb = v128.load(db + i);
     }
-    let x = madd(g0, read, v128.load(ds + i)), before = v128.load(s + i);
+    let x = madd(g0, read, v128.load(ds + 4 * i)), before = v128.load(s + 4 * i);
     xr = madd(before, g0, xr);
     xw = madd(x, before, xw);
     xk = madd(x, v0, xk);
     xb = madd(x, sa0, xb);
     xa = madd(before, h0, xa);
-    v128.store(ds + i, madd(h0, removal, f32x4.mul(x, decay)));
-    x = madd(g1, read, v128.load(ds1 + i)), before = v128.load(s1 + i);
+    v128.store(ds + 4 * i, madd(h0, removal, f32x4.mul(x, decay)));
+    x = madd(g1, read, v128.load(ds + 4 * i, 16)), before = v128.load(s + 4 * i, 16);
     xr = madd(before, g1, xr);
     xw = madd(x, before, xw);
     xk = madd(x, v1, xk);
     xb = madd(x, sa1, xb);
     xa = madd(before, h1, xa);
-    v128.store(ds1 + i, madd(h1, removal, f32x4.mul(x, decay)));
-    x = madd(g2, read, v128.load(ds2 + i)), before = v128.load(s2 + i);
+    v128.store(ds + 4 * i, madd(h1, removal, f32x4.mul(x, decay)), 16);
+    x = madd(g2, read, v128.load(ds + 4 * i, 32)), before = v128.load(s + 4 * i, 32);
     xr = madd(before, g2, xr);
     xw = madd(x, before, xw);
     xk = madd(x, v2, xk);
     xb = madd(x, sa2, xb);
     xa = madd(before, h2, xa);
-    v128.store(ds2 + i, madd(h2, removal, f32x4.mul(x, decay)));
-    x = madd(g3, read, v128.load(ds3 + i)), before = v128.load(s3 + i);
+    v128.store(ds + 4 * i, madd(h2, removal, f32x4.mul(x, decay)), 32);
+    x = madd(g3, read, v128.load(ds + 4 * i, 48)), before = v128.load(s + 4 * i, 48);
     xr = madd(before, g3, xr);
     xw = madd(x, before, xw);
     xk = madd(x, v3, xk);
     xb = madd(x, sa3, xb);
     xa = madd(before, h3, xa);
-    v128.store(ds3 + i, madd(h3, removal, f32x4.mul(x, decay)));
+    v128.store(ds + 4 * i, madd(h3, removal, f32x4.mul(x, decay)), 48);
     v128.store(dr + i, xr);
     v128.store(dw + i, xw);
     v128.store(dk + i, xk);
