@@ -36,6 +36,8 @@ export function backward(graph: Graph, loss: Tensor, wanted: readonly Tensor[]):
   }
 
   const contributions = new Map<Tensor, Tensor[]>([[loss, [constant(graph, loss.shape, 1)]]]);
+  /** The block that the last contribution came from. */
+  const begunIn = new Map<Tensor, number | undefined>();
   const gradientOf = (t: Tensor): Tensor | undefined => {
     const terms = contributions.get(t);
     if (!terms) return undefined;
@@ -74,8 +76,11 @@ export function backward(graph: Graph, loss: Tensor, wanted: readonly Tensor[]):
       const same = gradient.shape.join() === input.shape.join();
       const fitted = same ? gradient : repeat(graph, gradient, input.shape);
       const terms = contributions.get(input);
-      if (terms) terms.push(fitted);
-      else contributions.set(input, [fitted]);
+      if (!terms) contributions.set(input, [fitted]);
+      // What every recomputed block adds to is added up as it comes, or each block's share would be kept to the end.
+      else if (begunIn.get(input) !== block) contributions.set(input, [sum(graph, [...terms, fitted])]);
+      else terms.push(fitted);
+      begunIn.set(input, block);
     });
   }
   return wanted.map(gradientOf);

@@ -6,10 +6,12 @@
  *
  * @module
  */
+import { home } from "./engine.ts";
 import { fuse } from "./fuse.ts";
 import { joinFolds } from "./folds.ts";
 import { addInProducts } from "./sums.ts";
 import { bytesOf, inputsRead, type Node, type Tensor, type Variable } from "./graph.ts";
+import { isAccumulation } from "./ops/update/op.ts";
 
 /** A list of nodes with a place for every value: what an engine runs. */
 export interface Program {
@@ -33,6 +35,28 @@ function liveNodes(nodes: readonly Node[]): Node[] {
     inputsRead(node).forEach((t) => needed.add(t));
     return true;
   }).reverse();
+}
+
+/** The nodes with additions to variables as soon as what is added is known, so that it need not be kept until the end. */
+function updatedEarly(nodes: readonly Node[]): Node[] {
+  const after = new Map<Node, Node[]>();
+  const producers = new Map(nodes.flatMap((node) => node.outputs.map((t) => [t, node] as const)));
+  const others = new Set(
+    nodes.filter((node) => !isAccumulation(node)).flatMap((node) => node.inputs.flatMap(ownerOf)),
+  );
+  const early = nodes.filter((node) => {
+    const producer = isAccumulation(node) && producers.get(node.inputs[1]!);
+    if (!producer || others.has(ownerOf(node.inputs[0]!)[0]!)) return false;
+    after.set(producer, [...after.get(producer) ?? [], node]);
+    return true;
+  });
+  const moved = new Set(early);
+  return nodes.flatMap((node) => moved.has(node) ? [] : [node, ...after.get(node) ?? []]);
+}
+
+/** The variable that holds a tensor's memory, if one does. */
+function ownerOf({ variable }: Tensor): Variable[] {
+  return variable ? [home(variable).owner] : [];
 }
 
 /** Bytes of the values that a program holds just after a tensor was computed: after the loss, what a backward pass needs. */
@@ -68,7 +92,7 @@ export function compile(
 ): Program {
   const { operands = LEAST_OPERANDS, scratch = true, joinsFolds, fused = true } = options;
   const needed = liveNodes(graph.nodes);
-  const live = addInProducts(joinsFolds ? liveNodes(joinFolds(needed, joinsFolds)) : needed),
+  const live = updatedEarly(addInProducts(joinsFolds ? liveNodes(joinFolds(needed, joinsFolds)) : needed)),
     nodes = fused ? fuse(live, operands) : live;
   const lives = new Map<Tensor, { first: number; last: number }>();
   const variables = new Set<Variable>();

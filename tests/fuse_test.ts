@@ -201,14 +201,17 @@ testOnEngines("fuse + accumulations to the parts of a pack: gathered, each in it
   const { whole, parts } = Variable.pack("pack", sizes.map((n, i) => ({ name: `${i}`, shape: [n] })));
   const twice = parts[1]!;
   const graph = new Graph();
-  // All are there before the first is added, so gathering them needs no more memory.
+  // Something larger is needed elsewhere, so that values may wait until all are there.
+  const large = new Variable("large", [1024]);
+  assign(graph, large, map(graph, [graph.use(large)], (x) => x.exp()));
   const values = sizes.map((n, i) => constant(graph, [n], i + 1)), more = constant(graph, [70], 1000);
   parts.forEach((part, i) => accumulate(graph, part, values[i]!));
   accumulate(graph, twice, more);
   engine.allocate(whole, new Float32Array(whole.shape[0]!).fill(0.5));
+  engine.allocate(large);
   try {
     const program = compile(graph, engine);
-    assert.equal(program.nodes.filter(({ op }) => op.name === "update").length, 2);
+    assert.equal(program.nodes.filter(({ op }) => op.name === "update").length, 3);
     (await engine.load(program)).run();
     for (const [i, part] of parts.entries()) {
       const wanted = i + 1.5 + (part === twice ? 1000 : 0);
@@ -216,6 +219,7 @@ testOnEngines("fuse + accumulations to the parts of a pack: gathered, each in it
     }
   } finally {
     engine.free(whole);
+    engine.free(large);
   }
 });
 
