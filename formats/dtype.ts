@@ -9,7 +9,8 @@
  */
 
 /**
- * The element type of a tensor. `F8_E4M3`, `F8_E5M2` and `F4` can be listed and copied, but not converted.
+ * The element type of a tensor. Those of eight bits and less that are no integers, and `C64`, can be listed and copied, but not
+ * converted.
  */
 export type DType =
   | "F64"
@@ -25,8 +26,14 @@ export type DType =
   | "U16"
   | "U8"
   | "BOOL"
+  | "C64"
   | "F8_E4M3"
   | "F8_E5M2"
+  | "F8_E8M0"
+  | "F8_E4M3FNUZ"
+  | "F8_E5M2FNUZ"
+  | "F6_E2M3"
+  | "F6_E3M2"
   | "F4";
 
 const BITS: Readonly<Record<DType, number>> = {
@@ -43,8 +50,14 @@ const BITS: Readonly<Record<DType, number>> = {
   U16: 16,
   U8: 8,
   BOOL: 8,
+  C64: 64,
   F8_E4M3: 8,
   F8_E5M2: 8,
+  F8_E8M0: 8,
+  F8_E4M3FNUZ: 8,
+  F8_E5M2FNUZ: 8,
+  F6_E2M3: 6,
+  F6_E3M2: 6,
   F4: 4,
 };
 
@@ -56,7 +69,7 @@ export function isDType(name: string): name is DType {
   return Object.hasOwn(BITS, name);
 }
 
-/** Bytes of one element; 0.5 for `F4`, which packs two elements in a byte. */
+/** Bytes of one element; a fraction where a byte holds more than one, as two of `F4`. */
 export function byteWidth(dtype: DType): number {
   return BITS[dtype] / 8;
 }
@@ -121,8 +134,14 @@ export function toFloat32(bytes: Uint8Array, dtype: DType): Float32Array<ArrayBu
       return new Float32Array(bytes);
     case "BOOL":
       return Float32Array.from(bytes, (byte) => byte === 0 ? 0 : 1);
+    case "C64":
     case "F8_E4M3":
     case "F8_E5M2":
+    case "F8_E8M0":
+    case "F8_E4M3FNUZ":
+    case "F8_E5M2FNUZ":
+    case "F6_E2M3":
+    case "F6_E3M2":
     case "F4":
       throw new RangeError(`Cannot widen ${dtype}: convert the tensor to BF16, F16 or F32 first`);
     default:

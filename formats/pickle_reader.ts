@@ -14,6 +14,7 @@ import {
   findGlobal,
   findStorage,
   PickleDict,
+  PickleFloat,
   PickleList,
   PickleTuple,
   type PickleValue,
@@ -28,6 +29,7 @@ const MAX_MARKS = 64;
 /** What values take in memory, in bytes, rounded up. */
 const COST = {
   slot: 24,
+  float: 40,
   memo: 64,
   text: 64,
   tuple: 128,
@@ -38,8 +40,8 @@ const COST = {
 } as const;
 /** Stands for every integer that a number cannot hold. */
 const BEYOND = 1n << 64n;
-/** What any pickle may take, however small its file. */
-const FREE_BYTES = 1 << 20;
+/** What any pickle may take, however small its file: some thousand tensors of a few bytes each need most of it. */
+const FREE_BYTES = 1 << 24;
 const REFUSED = "save it again with torch.save and its usual protocol, or convert it to safetensors";
 
 /** The result of a pickle. */
@@ -50,14 +52,19 @@ export interface Unpickled {
   readonly storages: readonly StorageReference[];
 }
 
+/** Bytes of memory that the values of a pickle may take in a file of `size` bytes. */
+export function pickleBudget(size: number): number {
+  return FREE_BYTES + 4 * size;
+}
+
 /**
  * Runs a pickle of protocol 2, as `torch.save` makes it.
  *
  * @param error makes the error that is thrown where anything is not as it should be
- * @param budget bytes of memory that its values may take beyond a mebibyte; by default four times its length
+ * @param budget bytes of memory that its values may take; see {@linkcode pickleBudget}
  */
-export function unpickle(bytes: Uint8Array, error: MakeError, budget: number = 4 * bytes.length): Unpickled {
-  return new PickleMachine(bytes, error, budget + FREE_BYTES).run();
+export function unpickle(bytes: Uint8Array, error: MakeError, budget: number): Unpickled {
+  return new PickleMachine(bytes, error, budget).run();
 }
 
 class PickleMachine {
@@ -113,7 +120,8 @@ class PickleMachine {
       case opcodes.LONG1:
         return this.#push(this.#long(this.#byte()));
       case opcodes.BINFLOAT:
-        return this.#push(this.#view.getFloat64(this.#advance(8), false));
+        this.#spend(COST.float);
+        return this.#push(new PickleFloat(this.#view.getFloat64(this.#advance(8), false)));
       case opcodes.BINUNICODE:
         return this.#push(this.#text(this.#view.getUint32(this.#advance(4), true)));
       case opcodes.EMPTY_TUPLE:
@@ -191,7 +199,7 @@ class PickleMachine {
     }
     this.#spend(pairs.length / 2 * COST.item);
     for (let i = 0; i < pairs.length; i += 2) {
-      const key = pairs[i];
+      const said = pairs[i], key = said instanceof PickleFloat ? said.value : said;
       if (typeof key !== "string" && typeof key !== "number") {
         throw this.#error("has a dict key that is neither text nor a number", "save only the state dict");
       }

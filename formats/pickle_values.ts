@@ -17,6 +17,7 @@ export type PickleValue =
   | boolean
   | number
   | bigint
+  | PickleFloat
   | string
   | PickleList
   | PickleTuple
@@ -24,6 +25,12 @@ export type PickleValue =
   | PickleGlobal
   | StorageReference
   | TensorReference;
+
+/** A Python float, which is no size and no offset, not even where it is whole. */
+export class PickleFloat {
+  /** Holds `value`. */
+  constructor(readonly value: number) {}
+}
 
 /** A Python list. */
 export class PickleList {
@@ -98,6 +105,7 @@ const globals: ReadonlyMap<string, PickleGlobal> = new Map([
   ["collections.OrderedDict", new PickleGlobal("OrderedDict")],
   ["torch._utils._rebuild_tensor_v2", new PickleGlobal("tensor")],
   ["torch._utils._rebuild_parameter", new PickleGlobal("parameter")],
+  ["torch._utils._rebuild_parameter_with_state", new PickleGlobal("parameter")],
   ["torch.DoubleStorage", new PickleGlobal("storage", "F64")],
   ["torch.FloatStorage", new PickleGlobal("storage", "F32")],
   ["torch.HalfStorage", new PickleGlobal("storage", "F16")],
@@ -132,9 +140,9 @@ export function reduce(callee: PickleValue, args: PickleValue, error: MakeError)
   const { items } = args;
   if (callee.role === "OrderedDict" && items.length === 0) return new PickleDict(true);
   if (callee.role === "tensor" && items.length === 6) return rebuildTensor(items, error);
-  if (callee.role === "parameter" && items.length === 3 && items[0] instanceof TensorReference) {
-    return items[0];
-  }
+  // Tensor, gradient wanted, hooks; and what Python attached to the parameter, which is dropped.
+  const isParameter = callee.role === "parameter" && (items.length === 3 || items.length === 4);
+  if (isParameter && items[0] instanceof TensorReference) return items[0];
   throw error(`it calls a ${callee.role} with ${items.length} arguments of the wrong kind`, REFUSED);
 }
 
@@ -184,6 +192,5 @@ function sizes(value: PickleValue | undefined): readonly number[] | undefined {
 }
 
 function isSize(value: PickleValue | undefined): value is number {
-  // The last condition refuses -0, which a float could smuggle in.
-  return Number.isSafeInteger(value) && (value as number) >= 0 && !Object.is(value, -0);
+  return Number.isSafeInteger(value) && (value as number) >= 0;
 }

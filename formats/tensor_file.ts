@@ -16,7 +16,8 @@ import { FormatError } from "./format_error.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { tensorByteLength, toFloat32 } from "./dtype.ts";
 import { RandomAccessFile, writeFully } from "./random_access_file.ts";
-import { looksLikeSafetensors, readSafetensors, writeSafetensors } from "./safetensors.ts";
+import { recognise, type TensorFormat } from "./recognise.ts";
+import { readSafetensors, writeSafetensors } from "./safetensors.ts";
 import { INDEX_ENDING, readShardIndex, type Shard } from "./shard_index.ts";
 import type { TensorInfo, TensorSource, Write } from "./tensor.ts";
 import { quoted } from "./text.ts";
@@ -24,10 +25,8 @@ import { readTorch, writeTorch } from "./torch.ts";
 
 export { FormatError };
 export type { Shard } from "./shard_index.ts";
+export type { TensorFormat } from "./recognise.ts";
 export type { TensorInfo } from "./tensor.ts";
-
-/** The formats that are read and written. */
-export type TensorFormat = "safetensors" | "pth";
 
 /** An open file of tensors. */
 export interface TensorFile extends Disposable {
@@ -231,23 +230,6 @@ export function commonPrefix(names: Iterable<string>): string {
     prefix = longer ?? prefix;
   }
   return prefix;
-}
-
-function recognise(file: RandomAccessFile): TensorFormat {
-  if (looksLikeSafetensors(file)) return "safetensors";
-  const start = file.read(0, Math.min(file.size, 4));
-  const magic = start.toHex();
-  if (magic.startsWith("504b")) return "pth"; // "PK": a zip file
-  if (magic === "80028a0a") {
-    throw file.error(
-      "it is in the torch format from before 1.6",
-      "load it and torch.save it with a newer torch, or convert it to safetensors",
-    );
-  }
-  if (start[0] === 0x80 && start[1] >= 2 && start[1] <= 5) {
-    throw file.error("it is a bare pickle, not a zip archive of torch", "name a file saved by torch.save");
-  }
-  return "safetensors";
 }
 
 class OpenTensorFile implements TensorFile {

@@ -14,7 +14,7 @@
 
 import { byteWidth, tensorByteLength } from "./dtype.ts";
 import { JsonCursor, textMapJson } from "./json.ts";
-import { unpickle } from "./pickle_reader.ts";
+import { pickleBudget, unpickle } from "./pickle_reader.ts";
 import {
   extentOf,
   PickleDict,
@@ -56,7 +56,7 @@ export function readTorch(file: RandomAccessFile): TensorSource {
   const root = findRoot(file, entries);
   checkByteOrder(file, entries.get(`${root}/byteorder`));
   const pickle = readText(file, entries.get(`${root}/data.pkl`)!);
-  const { root: pickled, storages } = unpickle(pickle, error, 4 * file.size);
+  const { root: pickled, storages } = unpickle(pickle, error, pickleBudget(file.size));
   const records = findRecords(file, storages, root, entries);
   const references = findStateDict(file, pickled);
   const tensors = new Map<string, TensorInfo>();
@@ -157,12 +157,13 @@ function findRoot(file: RandomAccessFile, entries: ReadonlyMap<string, ZipEntry>
 }
 
 function checkByteOrder(file: RandomAccessFile, entry: ZipEntry | undefined): void {
-  if (
-    entry &&
-    (entry.size > 16 || decodeUtf8(readZipEntry(file, entry), entry.name, file.error.bind(file)) !== "little")
-  ) {
-    throw file.error("its numbers are big-endian", "save it again on a little-endian machine");
-  }
+  if (!entry) return;
+  const order = entry.size > 16
+    ? "…"
+    : decodeUtf8(readZipEntry(file, entry), entry.name, file.error.bind(file));
+  if (order === "little") return;
+  if (order !== "big") throw file.error(`its byteorder is ${quoted(order)}, neither little nor big`);
+  throw file.error("its numbers are big-endian", "save it again on a little-endian machine");
 }
 
 /** Reads an entry that is held in memory as a whole, unless it is too large for that. */
