@@ -1,10 +1,12 @@
 /**
  * A command that is confined to the folder `inside`, and may read the file `named` and an index's folder `shards` besides. It tries to
  * read and write elsewhere in every way that Deno has: what it was refused is its output, as JSON from the attempt to the name of the
- * error, or "done". Its argument is the engine that it says it computes on.
+ * error, or "done". Its argument is the engine that it says it computes on. It stands in a folder that its test has made, and does
+ * nothing anywhere else.
  *
  * @module
  */
+import { existsSync } from "node:fs";
 import { runCommand } from "../scripts/command.ts";
 import type { EngineChoice } from "../kernels/engines/choose.ts";
 
@@ -61,9 +63,12 @@ await runCommand(() => {
   });
   console.log(JSON.stringify(Object.fromEntries(found)));
   return Promise.resolve(7);
-}, (args) => ({
-  args,
-  folders: ["inside"],
-  reads: ["named", "shards/model.safetensors.index.json", undefined, ""],
-  engine: { choice: args[0] as EngineChoice },
-}));
+}, (args) => {
+  if (!existsSync("outside/file")) throw new Error("This is no folder that a test has made: run its test");
+  return {
+    args,
+    folders: ["inside"],
+    reads: ["named", "shards/model.safetensors.index.json", undefined, ""],
+    engine: { choice: args[0] as EngineChoice },
+  };
+});
