@@ -88,6 +88,34 @@ Deno.test("CpuEngine + a product of one row that K's windows divide: as within, 
   }
 });
 
+Deno.test("CpuEngine + one to three rows through windows that divide K, 1 to 7 workers: the same bits", async () => {
+  for (const M of [1, 2, 3]) {
+    const results: Float32Array[] = [];
+    for (const workers of [1, 2, 3, 7]) {
+      const engine = new CpuEngine({ workers, weightsInside: 0, windowBytes: 32768 });
+      try {
+        results.push((await run(engine, product(M, 233, 1000, "bf16", false, false))).get("output 0")!);
+      } finally {
+        engine.dispose();
+      }
+    }
+    for (const other of results.slice(1)) assert.deepEqual(other, results[0], `${M} rows`);
+  }
+});
+
+Deno.test("CpuEngine + a row that is longer than the window: the window grows", async () => {
+  const inside = new CpuEngine({ workers: 1 });
+  const outside = new CpuEngine({ workers: 2, weightsInside: 0, windowBytes: 64 });
+  try {
+    for (const [ta, tb] of [[false, false], [false, true], [true, true]] as const) {
+      const one = product(5, 37, 513, "bf16", ta, tb);
+      assert.deepEqual(await run(outside, one), await run(inside, one));
+    }
+  } finally {
+    [inside, outside].forEach((engine) => engine.dispose());
+  }
+});
+
 Deno.test("CpuEngine + a weight outside: counted as held, and given back", () => {
   const engine = new CpuEngine({ workers: 1, weightsInside: 0 });
   try {

@@ -8,10 +8,10 @@ import { EngineError } from "../../engine.ts";
 const PAGE = 65536;
 /** A 32-bit memory has this many pages, 4 GiB. */
 export const MAXIMUM_PAGES = 65536;
-/** What a 32-bit memory holds. */
-export const MAXIMUM_BYTES: number = MAXIMUM_PAGES * PAGE;
 /** Cache lines, so that workers never share one across two pieces. */
 const ALIGNMENT = 64;
+/** What a 32-bit memory holds, but for its last bytes: the address behind a piece has 32 bits too. */
+export const MAXIMUM_BYTES: number = MAXIMUM_PAGES * PAGE - ALIGNMENT;
 
 /** Allocates by byte address. Address 0 is never handed out: it means "none" to the kernels. */
 export class Allocator {

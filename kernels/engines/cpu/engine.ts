@@ -7,8 +7,8 @@ import { type Engine, EngineError, type Executable, home } from "../../engine.ts
 import { bytesOf, type StorageType, type Tensor, type Variable } from "../../graph.ts";
 import type { Program } from "../../plan.ts";
 import { Allocator, MAXIMUM_BYTES, MAXIMUM_PAGES } from "./allocator.ts";
-import { LOWERINGS, scratchBytes } from "./lowering.ts";
-import { WINDOW_BYTES } from "./outside.ts";
+import { type Command, LOWERINGS, scratchBytes } from "./lowering.ts";
+import { leastWindow, WINDOW_BYTES } from "./outside.ts";
 import { Pool } from "./pool.ts";
 import { linkTape, MapCompiler, writeTape } from "./tape.ts";
 import { loadKernels, type WasmKernels } from "./wasm/load.ts";
@@ -131,19 +131,51 @@ export class CpuEngine implements Engine {
   }
 
   async load(program: Program): Promise<Executable> {
-    const weights = [...program.variables].filter((variable) => this.#outside.has(variable));
-    const windowAt = Math.ceil(scratchBytes(program.nodes, this.#kernels) / 64) * 64;
     const slots: number[] = [];
-    const dispose = () => slots.forEach((at) => this.#allocator.free(at));
+    let id: number | undefined;
+    const dispose = () => {
+      if (id !== undefined) this.#pool.drop(id);
+      id = undefined;
+      // Once: what was freed may be another program's by now.
+      slots.splice(0).forEach((at) => this.#allocator.free(at));
+    };
     try {
       program.slots.forEach((bytes, i) =>
         slots.push(this.#allocator.allocate(bytes, `the values of a program (slot ${i})`))
       );
-      this.#reserveScratch(windowAt + (weights.length ? this.#options.windowBytes : 0));
+      const { commands, weights } = this.#lower(program, slots);
+      const { tape, offsets } = writeTape(commands, this.#pool.size, this.#compiler, weights);
+      const play = linkTape(tape, this.#memory, this.#kernels, 0);
+      id = await this.#pool.load(tape);
+      const steps = commands.map((command, i) => ({
+        offset: offsets[i]!,
+        shared: command.slice(1).some((call) => call),
+      }));
+      const run = () => {
+        if (id === undefined) throw new EngineError("Cannot run a program that was disposed of");
+        for (const { offset, shared } of steps) {
+          if (shared) this.#pool.post(id, offset);
+          try {
+            play(offset);
+          } finally {
+            // Also after a failure: the next command must not be posted to workers that are still at this one.
+            if (shared) this.#pool.join();
+          }
+        }
+      };
+      return { run, dispose, [Symbol.dispose]: dispose };
     } catch (error) {
       dispose();
       throw error;
     }
+  }
+
+  /** @returns the commands of a program whose values lie in `slots`, and the weights outside that they name by index */
+  #lower(program: Program, slots: readonly number[]): { commands: Command[]; weights: SharedArrayBuffer[] } {
+    const weights = [...program.variables].filter((variable) => this.#outside.has(variable));
+    const windowAt = Math.ceil(scratchBytes(program.nodes, this.#kernels) / 64) * 64;
+    const windowBytes = Math.max(this.#options.windowBytes, ...weights.map(leastWindow));
+    this.#reserveScratch(windowAt + (weights.length ? windowBytes : 0));
     const address = (t: Tensor) => {
       if (t.variable) return this.#address(t.variable);
       const slot = program.placement.get(t);
@@ -154,39 +186,22 @@ export class CpuEngine implements Engine {
       return index < 0 ? undefined : index;
     };
     const scratch = (worker: number) => this.#scratch.at[worker]!;
-    const window = (worker: number) => [scratch(worker) + windowAt, this.#options.windowBytes] as const;
+    const window = (worker: number) => [scratch(worker) + windowAt, windowBytes] as const;
     const commands = program.nodes.flatMap((node) => {
       const lowering = LOWERINGS[node.op.name];
       if (!lowering) throw new EngineError(`The cpu engine cannot run ${node.op.name}`);
       return lowering({ node, workers: this.#pool.size, address, outside, scratch, window });
     });
-    const buffers = weights.map((variable) => this.#outside.get(variable)!);
-    const { tape, offsets } = writeTape(commands, this.#pool.size, this.#compiler, buffers);
-    const play = linkTape(tape, this.#memory, this.#kernels, 0);
-    const id = await this.#pool.load(tape);
-    const steps = commands.map((command, i) => ({
-      offset: offsets[i]!,
-      shared: command.slice(1).some((call) => call),
-    }));
-    const run = () => {
-      for (const { offset, shared } of steps) {
-        if (shared) this.#pool.post(id, offset);
-        play(offset);
-        if (shared) this.#pool.join();
-      }
-    };
-    const drop = () => (this.#pool.drop(id), dispose());
-    return { run, dispose: drop, [Symbol.dispose]: drop };
+    return { commands, weights: weights.map((variable) => this.#outside.get(variable)!) };
   }
 
   /** Scratch of every worker, never smaller than what an earlier program was given. */
   #reserveScratch(bytes: number): void {
     if (bytes <= this.#scratch.bytes) return;
-    const at = Array.from(
-      { length: this.#pool.size },
-      () => this.#allocator.allocate(bytes, "the workers' scratch"),
-    );
-    this.#scratch = { bytes, at };
+    // One piece, so that either every worker has its own or none has.
+    const each = Math.ceil(bytes / 64) * 64;
+    const first = this.#allocator.allocate(each * this.#pool.size, "the workers' scratch");
+    this.#scratch = { bytes, at: Array.from({ length: this.#pool.size }, (_, i) => first + i * each) };
   }
 
   settle(): Promise<void> {

@@ -25,6 +25,11 @@ const WIDTH = 2;
 /** Start of the rows in the window of a lookup, behind the id. */
 const BEHIND_ID = 16;
 
+/** Bytes of a window that each kernel can read a weight through: one row, or some rows of some columns, at a time. */
+export function leastWindow({ shape }: { readonly shape: readonly number[] }): number {
+  return Math.max(BLOCK * PANEL, shape.at(-1) ?? 1) * WIDTH + BEHIND_ID;
+}
+
 const wholeMultiple = (n: number, of: number) => Math.max(1, Math.floor(n / of)) * of;
 
 /**
@@ -104,9 +109,10 @@ export function outsideKernels(
       // Whole rows where a block of them fits: one long copy is quicker than many short ones, though it brings more.
       const whole = ldb <= fitting;
       const columns = whole ? n1 - n0 : fitting;
+      // How K is divided depends on no worker's share: few rows are summed up over a window at a time.
+      const rows = wholeMultiple(windowBytes / ((whole ? ldb : fitting) * WIDTH), BLOCK);
       for (let n = n0; n < n1; n += columns) {
         const count = Math.min(columns, n1 - n), stored = whole ? ldb : count;
-        const rows = wholeMultiple(windowBytes / (stored * WIDTH), BLOCK);
         for (let k = 0; k < K; k += rows) {
           const deep = Math.min(rows, K - k), from = (k * ldb + (whole ? 0 : n)) * WIDTH;
           fetch(index, from, stored * WIDTH, ldb * WIDTH, deep, window);
