@@ -31,6 +31,8 @@ export interface Engine {
   readonly scratch: boolean;
   /** Storage of weights that it makes so that there are fewer products (`folds.ts`); not given where that is no gain. */
   readonly joinsFolds?: "f32" | "f16" | undefined;
+  /** Storage of values that a forward pass leaves for the backward pass (`kept.ts`); f32 where it is not given. */
+  readonly keeps?: "f16" | undefined;
   /** What one shader may be given; not there where there are no shaders. */
   readonly limits?: DeviceLimits;
   /** Which of an op's lowerings programs were given, by op and shapes, where there are several. */

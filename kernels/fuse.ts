@@ -46,7 +46,7 @@ function simplified(nodes: readonly Node[]): Node[] {
       if (form.kind === "constant") constants.set(out, Expression.constant(form.value));
       if (form.kind !== "input") return;
       const from = compacted.inputs[form.index]!;
-      if (!from.variable && sameShape(from, out)) standIn.set(out, from);
+      if (!from.variable && sameShape(from, out) && from.dtype === out.dtype) standIn.set(out, from);
     });
     return compacted as Node;
   });
@@ -97,6 +97,8 @@ function merged(first: MapNode, second: MapNode, needed: (t: Tensor) => boolean)
   const shape = [second, first].map(({ attributes }) => attributes.shape)
     .find((shape) => fits(first, shape) && fits(second, shape));
   if (!shape || first.outputs[0]!.size !== second.outputs[0]!.size) return undefined;
+  // What is rounded to be kept is read as it was rounded.
+  if (second.inputs.some((t) => t.dtype !== "f32" && first.outputs.includes(t))) return undefined;
   const known = new Map<Tensor, Expression>();
   const inputs: Tensor[] = [];
   const results = [first, second].flatMap((node) => {

@@ -29,6 +29,7 @@ function sum(graph: Graph, terms: readonly Tensor[]): Tensor {
 export function backward(graph: Graph, loss: Tensor, wanted: readonly Tensor[]): (Tensor | undefined)[] {
   if (loss.size !== 1) throw new RangeError(`A loss has one element: this one has ${loss.size}`);
   const forward = graph.nodes.slice();
+  graph.loss ??= loss;
   const dependent = new Set<Tensor>(wanted);
   for (const node of forward) {
     if (!node.inputs.some((t) => dependent.has(t))) continue;

@@ -121,6 +121,8 @@ export function inputsRead(node: Node): Tensor[] {
 export class Graph {
   /** The nodes, in the order in which they run. */
   readonly nodes: Node[] = [];
+  /** Where the forward pass ends and a backward pass begins, once there is one. */
+  loss: Tensor | undefined;
   readonly #variables = new Map<Variable, Tensor>();
   readonly #constants = new Set<Tensor>();
   #block: number | undefined;

@@ -9,6 +9,7 @@
 import { home } from "./engine.ts";
 import { fuse } from "./fuse.ts";
 import { joinFolds } from "./folds.ts";
+import { keepLess } from "./kept.ts";
 import { addInProducts } from "./sums.ts";
 import { bytesOf, inputsRead, type Node, type Tensor, type Variable } from "./graph.ts";
 import { isAccumulation } from "./ops/update/op.ts";
@@ -79,21 +80,25 @@ export const LEAST_OPERANDS = 8;
  * @param options.operands of one node, at most; an engine has this
  * @param options.scratch whether scratch has a place; an engine has this
  * @param options.joinsFolds the storage of weights that are made so that there are fewer products, if they are; an engine has this
+ * @param options.keeps storage of what a forward pass leaves for the backward pass, if not f32; an engine has this
  * @param options.fused false to keep elementwise nodes as they were made
  */
 export function compile(
-  graph: { readonly nodes: readonly Node[] },
+  graph: { readonly nodes: readonly Node[]; readonly loss?: Tensor | undefined },
   options: {
     readonly operands?: number | undefined;
     readonly scratch?: boolean | undefined;
     readonly joinsFolds?: "f32" | "f16" | undefined;
+    readonly keeps?: "f16" | undefined;
     readonly fused?: boolean;
   } = {},
 ): Program {
-  const { operands = LEAST_OPERANDS, scratch = true, joinsFolds, fused = true } = options;
+  const { operands = LEAST_OPERANDS, scratch = true, joinsFolds, keeps, fused = true } = options;
   const needed = liveNodes(graph.nodes);
-  const live = updatedEarly(addInProducts(joinsFolds ? liveNodes(joinFolds(needed, joinsFolds)) : needed)),
-    nodes = fused ? fuse(live, operands) : live;
+  const joined = joinsFolds ? liveNodes(joinFolds(needed, joinsFolds)) : needed;
+  const live = updatedEarly(addInProducts(joined));
+  const kept = keeps && graph.loss ? liveNodes(keepLess(live, graph.loss)) : live;
+  const nodes = fused ? fuse(kept, operands) : kept;
   const lives = new Map<Tensor, { first: number; last: number }>();
   const variables = new Set<Variable>();
   nodes.forEach((node, index) => {

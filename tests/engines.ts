@@ -72,14 +72,18 @@ function engine(name: string, open: () => Engine | Promise<Engine>): Promise<Eng
   return found;
 }
 
-/** Registers `<name>, on <engine>` for each engine; without the oracle where that is what engines are compared with. */
+/**
+ * Registers `<name>, on <engine>` for each engine; without the oracle where that is what engines are compared with, without the
+ * processor's engine for what that has no use for.
+ */
 export function testOnEngines(
   name: string,
   body: (engine: Engine) => void | Promise<void>,
-  options: { ignore?: boolean; oracle?: boolean } = {},
+  options: { ignore?: boolean; oracle?: boolean; processor?: boolean } = {},
 ): void {
   for (const { name: on, ignore, open } of OPENERS) {
     if (options.oracle === false && on === "the oracle") continue;
+    if (options.processor === false && /threads?$/.test(on)) continue;
     Deno.test({
       name: `${name}, on ${on}`,
       ignore: (options.ignore || ignore) ?? false,

@@ -173,6 +173,9 @@ const wkv7Gradient: Lowering = (call) => {
 const map: Lowering = (call) => {
   const { node, address } = call;
   const { shape, results } = node.attributes as MapAttributes;
+  if (node.outputs.some(({ dtype }) => dtype !== "f32")) {
+    throw new EngineError("map writes f32 on a processor");
+  }
   const size = sizeOf(shape);
   const line = straightLine(results);
   const inputs = node.inputs.map((t) => ({

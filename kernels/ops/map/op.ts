@@ -27,6 +27,8 @@ import { emit, Expression, JAVASCRIPT, straightLine, WGSL } from "./expression.t
 export interface MapAttributes {
   readonly shape: readonly number[];
   readonly results: readonly Expression[];
+  /** Storage of what is made; f32 where it is not given. Nodes that were put together may have outputs of either kind. */
+  readonly dtype?: "f16";
 }
 
 /** Storage bindings that every WebGPU device has; results beyond it are computed in further nodes. */
@@ -85,13 +87,13 @@ function loop({ inputs, attributes }: CpuCall<MapAttributes>): (...args: unknown
 /** The op; use {@link map}. */
 export const mapOp: Op<MapAttributes> = {
   name: "map",
-  outputs(inputs, { shape, results }) {
+  outputs(inputs, { shape, results, dtype }) {
     const misfit = inputs.find((t) => !broadcast(t.shape, shape));
     if (inputs.some(({ dtype }) => dtype === "i32")) {
       throw shapeError("map", inputs, "integers have no place in it");
     }
     if (misfit) throw shapeError("map", inputs, `[${misfit.shape}] does not broadcast to [${shape}]`);
-    return results.map(() => ({ shape, dtype: "f32" }));
+    return results.map(() => ({ shape, dtype: dtype ?? "f32" }));
   },
   gradient({ graph, attributes: { shape, results }, inputs, dOutputs, wanted }) {
     const present = dOutputs.flatMap((t, k) => t ? [k] : []);
@@ -114,8 +116,22 @@ export const mapOp: Op<MapAttributes> = {
   reads: ({ attributes }) => inputsOf(attributes),
   units: ({ outputs }) => outputs[0]!.size,
   cpu(call) {
-    const memory = call.memory.map((m, k) => k < call.inputs.length ? widened(m, call.inputs[k]!.dtype) : m);
-    loop(call)(...memory, call.start, call.end);
+    const { inputs, start, end } = call;
+    const memory = call.memory.map((m, k) =>
+      k < inputs.length
+        ? widened(m, inputs[k]!.dtype)
+        : m instanceof Uint16Array
+        ? new Float64Array(m.length)
+        : m
+    );
+    loop(call)(...memory, start, end);
+    call.memory.forEach((m, k) => {
+      if (k < inputs.length || m === memory[k]) return;
+      (m as Uint16Array).set(
+        new Uint16Array(Float16Array.from(memory[k]!.subarray(start, end)).buffer),
+        start,
+      );
+    });
   },
   webgpu({ attributes, inputs, outputs }, limits): Pass[] {
     const used = inputsOf(attributes), size = outputs[0]!.size;
@@ -134,6 +150,7 @@ export const mapOp: Op<MapAttributes> = {
       ];
     }));
     const { statements, results } = emit(attributes.results, WGSL, (k) => reads.get(k)!);
+    const halves = outputs.map(({ dtype }) => dtype === "f16"), paired = count === 1 && halves.includes(true);
     const wgsl = [
       `alias F = ${type};`,
       "struct Parameters { size: u32 }",
@@ -143,16 +160,45 @@ export const mapOp: Op<MapAttributes> = {
         return (fours ? wgslFours : wgslReader)(`x${k}`, position + 1, inputs[k]!.dtype);
       }),
       ...outputs.map((_, k) =>
-        `@group(0) @binding(${used.length + k + 1}) var<storage, read_write> out${k}: array<F>;`
+        `@group(0) @binding(${used.length + k + 1}) var<storage, read_write> out${k}: array<${
+          halves[k] ? count === 4 ? "vec2<u32>" : "u32" : "F"
+        }>;`
       ),
-      forEachElement([...statements, ...results.map((r, k) => `out${k}[i] = ${r};`)]),
+      ...(paired ? inPairs(statements, results, halves, size) : [forEachElement([
+        ...statements,
+        ...results.map((r, k) =>
+          `out${k}[i] = ${halves[k] ? `vec2(pack2x16float(${r}.xy), pack2x16float(${r}.zw))` : r};`
+        ),
+      ])]),
     ].join("\n");
     const operands = [...used, ...outputs.map((_, k) => inputs.length + k)];
     const bindings = operands.map((operand) => ({ operand }));
-    const elements = size / count;
+    const elements = paired ? Math.ceil(size / 2) : size / count;
     return [{ wgsl, uniforms: [elements], bindings, workgroups: grid(Math.ceil(elements / 64), limits) }];
   },
 };
+
+/** WGSL of threads that compute two neighbours each, which share a word where they are halves. */
+function inPairs(
+  statements: readonly string[],
+  results: readonly string[],
+  halves: readonly boolean[],
+  size: number,
+): string[] {
+  return [
+    `struct Results { ${results.map((_, k) => `r${k}: f32`).join(", ")} }`,
+    `fn results_at(i: u32) -> Results { ${statements.join(" ")} return Results(${results.join(", ")}); }`,
+    forEachElement([
+      "let at = 2u * i;",
+      `let low = results_at(at); let high = results_at(min(at + 1u, ${size - 1}u));`,
+      ...halves.map((half, k) =>
+        half
+          ? `out${k}[i] = pack2x16float(vec2(low.r${k}, high.r${k}));`
+          : `out${k}[at] = low.r${k}; if (at + 1u < ${size}u) { out${k}[at + 1u] = high.r${k}; }`
+      ),
+    ]),
+  ];
+}
 
 /** Sums a gradient over what the input was repeated for. */
 function sumBack(graph: Graph, gradient: Tensor, input: Tensor): Tensor {
@@ -200,6 +246,11 @@ export function mapAll(
   f: (...x: Expression[]) => Expression[],
 ): Tensor[] {
   return mapMany(graph, inputs, f(...inputs.map((_, i) => Expression.input(i))), largest(inputs));
+}
+
+/** A value in f16: what is over its range becomes infinite. */
+export function narrowed(graph: Graph, x: Tensor): Tensor {
+  return graph.add(mapOp, [x], { shape: x.shape, results: [Expression.input(0)], dtype: "f16" })[0]!;
 }
 
 /** A tensor filled with one value. */

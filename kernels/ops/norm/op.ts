@@ -30,7 +30,8 @@ interface NormAttributes {
   readonly eps: number;
 }
 
-const normOp: Op<NormAttributes> = {
+/** The op; use {@link norm}. */
+export const normOp: Op<NormAttributes> = {
   name: "norm",
   outputs(inputs, { groups }) {
     requireF32("norm", inputs);

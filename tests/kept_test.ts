@@ -1,0 +1,189 @@
+/**
+ * What is kept for the backward pass in f16, or computed again: the same losses, gradients that are as good, half the memory, and
+ * nothing that is not finite in silence.
+ *
+ * @module
+ */
+import assert from "node:assert/strict";
+import type { Engine, Executable } from "../kernels/engine.ts";
+import { Oracle } from "../kernels/engines/cpu/oracle.ts";
+import { backward } from "../kernels/gradient.ts";
+import { Graph, sizeOf, Variable } from "../kernels/graph.ts";
+import type { NumberArray } from "../kernels/op.ts";
+import { map, mapAll, narrowed, repeat } from "../kernels/ops/map/op.ts";
+import { matmul, matmulOp } from "../kernels/ops/matmul/op.ts";
+import { reduceGroups } from "../kernels/ops/reduce/op.ts";
+import { assign } from "../kernels/ops/update/op.ts";
+import { bytesAfter, compile, type Program } from "../kernels/plan.ts";
+import { randomNumbers, relativeError, testOnEngines } from "./engines.ts";
+import { computeGradients } from "../training/gradients.ts";
+import { Adapter } from "../adapters/adapter.ts";
+import { adapterMethod } from "../adapters/registry.ts";
+import { golden, goldenRows, smallModel, trainingGraph } from "./small_model.ts";
+
+/** On engines that keep in f16: a processor does not, whose products are in f32. */
+const HERE = { processor: false };
+
+/**
+ * Normalised error of a gradient: kept values are rounded to 11 digits, which is 2⁻¹² of each at most and 1.4e-4 of all of them,
+ * and a gradient is a sum over products of several of them, which cancels in part.
+ */
+const TOLERANCE = 2e-3;
+/**
+ * Some gradients of the golden model are ill-conditioned: a head whose output is nearly zero is normalised. There it is at most this
+ * share of what rounding the operands of products costs, which engines do that keep in f16.
+ */
+const SHARE_OF_USUAL = 0.7;
+
+/** An engine as it would be if it kept values in f16, while `body` runs. */
+async function keeping<T>(engine: Engine, body: () => Promise<T>): Promise<T> {
+  Object.defineProperty(engine, "keeps", { value: "f16", configurable: true });
+  try {
+    return await body();
+  } finally {
+    delete (engine as { keeps?: unknown }).keeps;
+  }
+}
+
+/** The oracle with products whose operands are rounded to f16, as matrix units round them. */
+class RoundingOracle extends Oracle {
+  override load(program: Program): Promise<Executable> {
+    const rounded = (memory: NumberArray) =>
+      memory instanceof Uint16Array ? memory : Float64Array.from(Float16Array.from(memory));
+    const nodes = program.nodes.map((node) => {
+      if (node.op !== matmulOp) return node;
+      const cpu: typeof node.op.cpu = (call) =>
+        node.op.cpu({ ...call, memory: call.memory.map((m, i) => i < 2 ? rounded(m) : m) });
+      return { ...node, op: { ...node.op, cpu } };
+    });
+    return super.load({ ...program, nodes });
+  }
+}
+
+/** The golden tensors whose names begin so, by the rest of their names. */
+function goldenUnder(prefix: string): Map<string, { shape: readonly number[]; data: Float32Array }> {
+  const found = [...golden.tensors.values()].filter(({ name }) => name.startsWith(prefix));
+  return new Map(
+    found.map(({ name, shape }) => [name.slice(prefix.length), { shape, data: golden.readFloat32(name) }]),
+  );
+}
+
+const tokens = goldenRows("tokens", 41), mask = goldenRows("mask", 40);
+
+for (const recompute of [true, false]) {
+  for (
+    const [kind, method, settings] of [
+      ["full", undefined, {}],
+      ["bone", "bone", { r: 32 }],
+      ["bat_row", "bat", { r: 32, axis: "in" }],
+      ["bat_col", "bat", { r: 32, axis: "out" }],
+      ["lora", "lora", { r: 8, alpha: 16, rslora: false }],
+      ["state", "state", {}],
+    ] as const
+  ) {
+    const what = `golden ${kind}${recompute ? ", blocks recomputed" : ""}`;
+    testOnEngines(`kept in f16 + ${what}: gradients near f64's, and the same loss`, async (engine) => {
+      const gradients = async (engine: Engine) => {
+        using model = smallModel(engine);
+        const adapter = method && new Adapter(adapterMethod(method), settings, goldenUnder(`${kind}.param.`));
+        return await computeGradients(model, { tokens, mask, recompute, ...(adapter ? { adapter } : {}) });
+      };
+      const wanted = await gradients(new Oracle()), plain = await gradients(engine);
+      const rounding = await gradients(new RoundingOracle());
+      const kept = await keeping(engine, () => gradients(engine));
+      assert.equal(kept.loss, plain.loss);
+      let changed = 0;
+      for (const [name, values] of wanted.gradients) {
+        const [before, error, usual] = [plain, kept, rounding].map(({ gradients }) =>
+          relativeError(gradients.get(name)!, values)
+        );
+        const allowed = Math.max(TOLERANCE, SHARE_OF_USUAL * usual!);
+        assert.ok(error! < before! + allowed, `${name}: normalised error ${error}, ${usual} from products`);
+        if (error !== before) changed++;
+      }
+      assert.ok(changed > wanted.gradients.size / 2, `${changed} gradients are not as they were`);
+    }, HERE);
+  }
+}
+
+Deno.test("kept in f16 + a training step: half of what is kept in f32 where blocks are recomputed, less where not", () => {
+  using model = smallModel(new Oracle());
+  // Of the two recomputed blocks five values are kept, of which one is a gradient and stays in f32.
+  for (const [recompute, share] of [[true, 0.61], [false, 0.5]] as const) {
+    const graph = trainingGraph(model, { adapter: true, recompute, T: 64 });
+    const [plain, kept] = [undefined, "f16" as const].map((keeps) => {
+      const program = compile(graph, { keeps, operands: 16 });
+      return { ...program, saved: bytesAfter(program, graph.loss!) };
+    });
+    assert.ok(kept!.saved < share * plain!.saved, `${kept!.saved} of ${plain!.saved}`);
+    assert.ok(kept!.workspaceBytes < plain!.workspaceBytes);
+  }
+});
+
+Deno.test("kept in f16 + no backward pass: nothing is rounded", () => {
+  const graph = new Graph(), x = new Variable("x", [64, 64]);
+  assign(graph, x, matmul(graph, map(graph, [graph.use(x)], (x) => x.exp()), graph.use(x)));
+  const { nodes } = compile(graph, { keeps: "f16" });
+  assert.ok(nodes.every(({ outputs }) => outputs.every(({ dtype }) => dtype === "f32")));
+});
+
+for (const [largest, isFinite] of [[65_504, true], [70_000, false]] as const) {
+  const verdict = isFinite ? "is right" : "is not finite, so that the run stops";
+  testOnEngines(`kept in f16 + an activation of ${largest}: a gradient that ${verdict}`, async (engine) => {
+    const graph = new Graph(), shapes = { x: [8, 16], w: [16, 16], dX: [8, 16], loss: [1] };
+    const [x, w, dX, sum] = Object.entries(shapes).map(([name, shape]) => new Variable(name, shape)) as [
+      Variable,
+      Variable,
+      Variable,
+      Variable,
+    ];
+    const y = matmul(graph, graph.use(x), graph.use(w), { transposeB: true });
+    const loss = reduceGroups(graph, map(graph, [y], (y) => y.square().mul(0.25)), [1]);
+    assign(graph, dX, backward(graph, loss, [graph.use(x)])[0]!);
+    assign(graph, sum, loss);
+    engine.allocate(x, Float32Array.from({ length: 128 }, (_, i) => i ? 1 : largest));
+    engine.allocate(w, Float32Array.from({ length: 256 }, (_, i) => i % 17 ? 0 : 1));
+    [dX, sum].forEach((variable) => engine.allocate(variable));
+    try {
+      using loaded = await engine.load(compile(graph, { operands: engine.operands, keeps: "f16" }));
+      loaded.run();
+      const gradient = await engine.read(dX);
+      assert.equal(gradient.every(Number.isFinite), isFinite);
+      if (isFinite) assert.equal(gradient[0], largest / 2);
+    } finally {
+      [x, w, dX, sum].forEach((variable) => engine.free(variable));
+    }
+  }, HERE);
+}
+
+for (const shape of [[7, 19], [6, 12], [1, 1], [130, 64], [3, 1]]) {
+  testOnEngines(
+    `narrowed + [${shape}]: rounded to the nearest half, beside what is in f32`,
+    async (engine) => {
+      const graph = new Graph(), x = new Variable("x", shape), scale = new Variable("scale", [shape[1]!]);
+      const results = ["halves", "twice"].map((name) => new Variable(name, shape));
+      const [y, more] = mapAll(graph, [graph.use(x), graph.use(scale)], (x, s) => [x.mul(s), x.add(x)]);
+      assign(graph, results[0]!, repeat(graph, narrowed(graph, y!), shape));
+      assign(graph, results[1]!, more!);
+      const random = randomNumbers(11), size = sizeOf(shape);
+      const content = Float32Array.from({ length: size }, random),
+        scales = Float32Array.from({ length: shape[1]! }, (_, i) => 2 ** (i % 9));
+      engine.allocate(x, content);
+      engine.allocate(scale, scales);
+      results.forEach((variable) => engine.allocate(variable));
+      try {
+        const program = compile(graph, { operands: engine.operands });
+        assert.equal(program.nodes.filter(({ op }) => op.name === "map").length, 2);
+        using loaded = await engine.load(program);
+        loaded.run();
+        const [halves, twice] = await Promise.all(results.map((variable) => engine.read(variable)));
+        const products = content.map((x, i) => x * scales[i % shape[1]!]!);
+        assert.deepEqual(halves, Float32Array.from(Float16Array.from(products)));
+        assert.deepEqual(twice, content.map((x) => 2 * x));
+      } finally {
+        [x, scale, ...results].forEach((variable) => engine.free(variable));
+      }
+    },
+    HERE,
+  );
+}
