@@ -61,7 +61,7 @@ export { type AdapterChoice, AdapterSet };
 export type { Term } from "./adapters/sum.ts";
 export type { Targets } from "./adapters/targets.ts";
 export { registerAdapter } from "./adapters/registry.ts";
-export { fetchFromHub, type FetchOptions, HubError } from "./formats/hub.ts";
+export { fetchFromHub, type FetchOptions, HubError, type HubFile, type HubPlaces } from "./formats/hub.ts";
 export type { Engine, Executable } from "./kernels/engine.ts";
 export { EngineError } from "./kernels/engine.ts";
 export type { Shard, TensorFile, TensorFormat, TensorInfo } from "./formats/tensor_file.ts";

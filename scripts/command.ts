@@ -14,6 +14,7 @@ import { AdapterError, EngineError, ModelError } from "../mod.ts";
 import { CheckpointError } from "../training/checkpoint.ts";
 import { OptionError } from "../training/options.ts";
 import { type Confinement, isConfined, runConfined, serveConfined } from "./confine.ts";
+import { fetchWanted, type Wanted } from "./hub.ts";
 
 /** What a command tells of itself while it runs. */
 export interface Work {
@@ -24,20 +25,22 @@ export interface Work {
 /** A command: takes its arguments, gives its exit code. */
 export type Command = (args: readonly string[], work: Work) => Promise<number>;
 
-/** Where a command writes, from its arguments; undefined where it will not write, as for `--help`. */
-export type Confine = (args: readonly string[]) => Confinement | undefined;
+/** What has to be known of a command before it is run. */
+export interface Surroundings {
+  /** What it names of the Hugging Face Hub: that is fetched first, and then the network is given up. */
+  readonly wanted?: (args: readonly string[]) => Wanted;
+  /** Where it writes: it is then run without the right to write anywhere else. Undefined where it will not write, as for `--help`. */
+  readonly confine?: (args: readonly string[]) => Confinement | undefined;
+}
 
-/**
- * Runs a command on this process's arguments, in the folder where the person stands, and ends the process.
- *
- * @param confine where it writes: it is then run without the right to write anywhere else
- */
-export async function runCommand(command: Command, confine?: Confine): Promise<void> {
+/** Runs a command on this process's arguments, in the folder where the person stands, and ends the process. */
+export async function runCommand(command: Command, { wanted, confine }: Surroundings = {}): Promise<void> {
   if (isConfined) return serveConfined((args) => exitCode((work) => command(args, work)));
   const code = await exitCode(async (work) => {
     standWhereCalled();
-    const confinement = confine?.(Deno.args);
-    if (!confinement) return await command(Deno.args, work);
+    const args = [...Deno.args, ...wanted ? (await fetchWanted(wanted(Deno.args))).flags : []];
+    const confinement = confine?.(args);
+    if (!confinement) return await command(args, work);
     work.begun = true;
     return await runConfined(Deno.mainModule, confinement);
   });

@@ -13,6 +13,7 @@ import {
   type Flags,
   parseFlags,
   readValue,
+  saidBy,
   suggestion,
   text,
   type Values,
@@ -30,12 +31,24 @@ export function parseWithConfig<F extends Flags>(
 ): CommandLine<F> & { readonly config?: string } {
   const { values: { config, ...values }, help } = parseFlags({ ...flags, ...CONFIG }, args);
   if (config === undefined) return { values: values as Values<F>, help };
-  const path = config as string;
-  return { values: { ...readConfig(path, flags), ...values } as Values<F>, help, config: path };
+  const path = config as string, fromFile: Record<string, unknown> = {};
+  for (const [option, { texts, name }] of readConfig(path, flags)) {
+    const value = readValue(flags[option]!, texts, name);
+    if (value !== undefined) fromFile[option] = value;
+  }
+  return { values: { ...fromFile, ...values } as Values<F>, help, config: path };
 }
 
-/** Reads a file of flags. @throws OptionError that names the file and the line */
-function readConfig<F extends Flags>(path: string, flags: F): Values<F> {
+/** The words that were given for each flag on a command line, or else in the file that it may name; see {@link saidBy}. */
+export function saidWithConfig(flags: Flags, args: readonly string[]): Map<string, string[]> | undefined {
+  const said = saidBy({ ...flags, ...CONFIG }, args), path = said?.get("config")?.[0];
+  if (said === undefined || path === undefined) return said;
+  const fromFile = [...readConfig(path, flags)].map(([option, { texts }]) => [option, texts] as const);
+  return new Map([...fromFile, ...said]);
+}
+
+/** The words of a file of flags, and how an error calls each. @throws OptionError that names the file and the line */
+function readConfig(path: string, flags: Flags): Map<string, { texts: string[]; name: string }> {
   const lines = new LineCounter();
   const document = parseDocument(readText(path), { lineCounter: lines });
   const at = (node: unknown) => {
@@ -59,12 +72,12 @@ function readConfig<F extends Flags>(path: string, flags: F): Values<F> {
     },
   });
   const { contents } = document;
-  if (contents === null) return {};
+  if (contents === null) return new Map();
   if (!isMap(contents)) {
     throw new OptionError(`${at(contents)}: write each flag on a line of its own, as ctx_len: 512`);
   }
   const names = new Map(Object.keys(flags).map((option) => [flag(option).slice(2), option]));
-  const values: Record<string, unknown> = {};
+  const said = new Map<string, { texts: string[]; name: string }>();
   for (const { key, value } of contents.items) {
     const word = String(isScalar(key) ? key.value : key);
     const name = word.replace(/^--/, "").replaceAll("-", "_");
@@ -85,11 +98,10 @@ function readConfig<F extends Flags>(path: string, flags: F): Values<F> {
         }`,
       );
     }
-    if (option in values) throw new OptionError(`${at(key)}: ${name} is given twice: leave one out`);
-    const read = readValue(flags[option]!, texts, `${at(key)}: ${name}`);
-    if (read !== undefined) values[option] = read;
+    if (said.has(option)) throw new OptionError(`${at(key)}: ${name} is given twice: leave one out`);
+    said.set(option, { texts, name: `${at(key)}: ${name}` });
   }
-  return values as Values<F>;
+  return said;
 }
 
 function readText(path: string): string {

@@ -63,7 +63,7 @@ type Message =
 export const isConfined = "DedicatedWorkerGlobalScope" in globalThis;
 
 /** Deno's options of a worker, which its library does not describe: they need `worker-options` in `deno.json`. */
-interface WorkerOptionsWithPermissions extends WorkerOptions {
+export interface WorkerOptionsWithPermissions extends WorkerOptions {
   deno: { permissions: "none" | Record<string, "inherit" | false | readonly string[]> };
 }
 
@@ -85,7 +85,7 @@ export async function runConfined(script: string, confinement: Confinement): Pro
         read: [fileURLToPath(script), ...readable(reads), ...folders],
         write: folders,
         env: "inherit",
-        net: "inherit",
+        net: false,
         ffi: isNative ? "inherit" : false,
         sys: "inherit",
         run: false,

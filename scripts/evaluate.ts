@@ -8,8 +8,9 @@ import { chooseEngine, ENGINES } from "../kernels/engines/choose.ts";
 import { EXAMPLE, OptionError } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
 import { giveUpNativeCode } from "./confine.ts";
-import { choice, file, files, helpText, parseFlags, text, whole } from "./flags.ts";
+import { choice, file, files, helpText, parseFlags, saidBy, text, whole } from "./flags.ts";
 import { HINTS, hintsFrom } from "./hint_flags.ts";
+import { HUB, wantedBy } from "./hub.ts";
 import { Progress } from "./progress.ts";
 import { FILES } from "./training_flags.ts";
 
@@ -35,6 +36,7 @@ const FLAGS = {
   lossMask: FILES.lossMask,
   engine: choice(ENGINES, "what to compute on"),
   vocab: FILES.vocab,
+  ...HUB,
 };
 
 const DEFAULTS: Readonly<Record<string, string>> = {
@@ -95,4 +97,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   return 0;
 }
 
-if (import.meta.main) await runCommand(main);
+/** What is named of the Hub. */
+const wanted = (args: readonly string[]) => wantedBy(FLAGS, saidBy(FLAGS, args));
+
+if (import.meta.main) await runCommand(main, { wanted });

@@ -19,8 +19,9 @@ import {
 import { OptionError } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
-import { choice, file, helpText, parseFlags, text, toggle } from "./flags.ts";
+import { choice, file, helpText, parseFlags, saidBy, text, toggle } from "./flags.ts";
 import { HINTS, hintsFrom } from "./hint_flags.ts";
+import { HUB, wantedBy } from "./hub.ts";
 
 const USAGE =
   `Writes an adapter for other programs. Nothing is computed but what --to lora needs, and nothing is rounded but to --dtype.
@@ -52,6 +53,7 @@ const FLAGS = {
   dtype: choice(["fp32", "fp16", "bf16"], "dtype of an rwkv_peft file, best the base model's [bf16]"),
   ...HINTS,
   force: toggle("replace an existing output"),
+  ...HUB,
 };
 const DTYPES = { fp32: "F32", fp16: "F16", bf16: "BF16" } as const;
 const TYPES: Readonly<Record<string, PeftType>> = { miss: "MISS", bone: "BONE", lora: "LORA" };
@@ -114,4 +116,7 @@ function confine(args: readonly string[]): Confinement | undefined {
   return { args, folders: [dirname(output)], reads: [adapter, baseModel, loraInit] };
 }
 
-if (import.meta.main) await runCommand(main, confine);
+/** What is named of the Hub. */
+const wanted = (args: readonly string[]) => wantedBy(FLAGS, saidBy(FLAGS, args));
+
+if (import.meta.main) await runCommand(main, { wanted, confine });

@@ -19,6 +19,8 @@ export interface Flag<T> {
   readonly meaning: string;
   /** Values that it takes: exactly one, none or one, any number. */
   readonly takes: "one" | "optional" | "many";
+  /** Whether its values may be names of the Hub, which are fetched before they are read. */
+  readonly isFile?: true;
   /** @throws a clause that completes `--flag …` */
   read(values: readonly string[]): T;
 }
@@ -51,7 +53,7 @@ export function texts(meaning: string): Flag<readonly string[]> {
 
 /** A file, or a name of the Hugging Face Hub, which becomes the path of the file that was fetched. */
 export function file(meaning: string): Flag<string> {
-  return one("FILE", meaning, localPath);
+  return { ...one("FILE", meaning, localPath), isFile: true };
 }
 
 /** Paths of files, or names of models on the Hub. */
@@ -60,6 +62,7 @@ export function files(meaning: string): Flag<string[]> {
     placeholder: "FILE …",
     meaning,
     takes: "many",
+    isFile: true,
     read: (values) => values.map((value) => localPath(value)),
   };
 }
@@ -208,9 +211,23 @@ export interface CommandLine<F extends Flags> {
  * @throws OptionError in one sentence
  */
 export function parseFlags<F extends Flags>(flags: F, args: readonly string[]): CommandLine<F> {
+  const said = saidBy(flags, args);
+  const values: Record<string, unknown> = {};
+  for (const [option, texts] of said ?? []) {
+    const value = readValue(flags[option]!, texts, flag(option));
+    if (value !== undefined) values[option] = value;
+  }
+  return { values: values as Values<F>, help: said === undefined };
+}
+
+/**
+ * The words that were given for each flag, as they are; undefined where help was asked for.
+ * @throws OptionError in one sentence
+ */
+export function saidBy(flags: Flags, args: readonly string[]): Map<string, string[]> | undefined {
   // `deno task run_bone -- --help` is a habit from npm.
   const given = args[0] === "--" ? args.slice(1) : [...args];
-  if (given.some((arg) => arg === "--help" || arg === "-h")) return { values: {}, help: true };
+  if (given.some((arg) => arg === "--help" || arg === "-h")) return undefined;
   const names = new Map(Object.keys(flags).map((option) => [flag(option).slice(2), option]));
   const { tokens } = parseArgs({
     args: given.map((arg) =>
@@ -252,12 +269,7 @@ export function parseFlags<F extends Flags>(flags: F, args: readonly string[]): 
     const last = [...said.keys()].at(-1)!;
     if (flags[last]!.takes === "optional") open = undefined;
   }
-  const values: Record<string, unknown> = {};
-  for (const [option, texts] of said) {
-    const value = readValue(flags[option]!, texts, flag(option));
-    if (value !== undefined) values[option] = value;
-  }
-  return { values: values as Values<F>, help: false };
+  return said;
 }
 
 /** Reads the values of one flag. @param name how an error calls it @throws OptionError in one sentence */

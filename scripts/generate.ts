@@ -10,8 +10,9 @@ import { chooseEngine, ENGINES } from "../kernels/engines/choose.ts";
 import { EXAMPLE } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
 import { giveUpNativeCode } from "./confine.ts";
-import { choice, file, files, helpText, parseFlags, real, text, whole } from "./flags.ts";
+import { choice, file, files, helpText, parseFlags, real, saidBy, text, whole } from "./flags.ts";
 import { HINTS, hintsFrom } from "./hint_flags.ts";
+import { HUB, wantedBy } from "./hub.ts";
 import { printable } from "./progress.ts";
 
 const USAGE = `Text that follows a prompt.
@@ -36,6 +37,7 @@ const FLAGS = {
   seed: whole("another number, another text"),
   engine: choice(ENGINES, "what to compute on"),
   vocab: file("World vocabulary; without it, rwkv_vocab_v20230424.txt beside the model"),
+  ...HUB,
 };
 
 const DEFAULTS = {
@@ -100,4 +102,7 @@ function writer(): (text: string) => void {
   };
 }
 
-if (import.meta.main) await runCommand(main);
+/** What is named of the Hub. */
+const wanted = (args: readonly string[]) => wantedBy(FLAGS, saidBy(FLAGS, args));
+
+if (import.meta.main) await runCommand(main, { wanted });

@@ -10,10 +10,12 @@ import {
   misfit,
   type ModelSummary,
 } from "../adapters/inspect.ts";
+import { isHubName, localPath } from "../formats/hub.ts";
 import { OptionError } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
-import { file, helpText, parseFlags, toggle } from "./flags.ts";
+import { file, helpText, parseFlags, saidBy, toggle } from "./flags.ts";
 import { HINTS, hintsFrom } from "./hint_flags.ts";
+import { HUB, type Wanted, wantedBy } from "./hub.ts";
 
 const USAGE = `Says what a model or an adapter is: version, sizes, method, ranks, dtypes, and what it fits.
 
@@ -26,26 +28,26 @@ const FLAGS = {
   baseModel: file("says whether the adapter fits this model"),
   ...HINTS,
   json: toggle("everything as JSON"),
+  ...HUB,
 };
 
 /** The command. @returns the exit code */
 export function main(args: readonly string[], work: Work): Promise<number> {
-  const [path, ...flags] = args[0] === "--" ? args.slice(1) : args;
-  const isFlag = path === undefined || path.startsWith("-");
-  const { values, help } = parseFlags(FLAGS, isFlag ? args : flags);
+  const { path, flags } = split(args);
+  const { values, help } = parseFlags(FLAGS, flags);
   if (help) {
     console.log(helpText(USAGE, { "Flags": FLAGS }));
     return Promise.resolve(0);
   }
-  if (isFlag) throw new OptionError("Name the file first: deno task inspect FILE");
+  if (path === undefined) throw new OptionError("Name the file first: deno task inspect FILE");
   const { baseModel, json = false } = values;
   const hints = hintsFrom(values);
-  const found = inspect(path, hints);
+  const found = inspect(localPath(path), hints);
   work.begun = true;
   const problem = baseModel === undefined
     ? undefined
     : found.adapter
-    ? misfit(path, baseModel, hints)
+    ? misfit(localPath(path), baseModel, hints)
     : "it is no adapter";
   if (json) {
     const plain = (_: string, value: unknown) => value instanceof Map ? Object.fromEntries(value) : value;
@@ -138,4 +140,16 @@ function* adapterLines(adapter: AdapterSummary): Generator<readonly [string, str
   if (problem) yield ["Unknown", problem];
 }
 
-if (import.meta.main) await runCommand(main);
+/** The file comes first, then flags. */
+function split(args: readonly string[]): { path: string | undefined; flags: readonly string[] } {
+  const [path, ...flags] = args[0] === "--" ? args.slice(1) : args;
+  return path === undefined || path.startsWith("-") ? { path: undefined, flags: args } : { path, flags };
+}
+
+/** What is named of the Hub. */
+function wanted(args: readonly string[]): Wanted {
+  const { path, flags } = split(args), { names, ...rest } = wantedBy(FLAGS, saidBy(FLAGS, flags));
+  return { names: path !== undefined && isHubName(path) ? [path, ...names] : names, ...rest };
+}
+
+if (import.meta.main) await runCommand(main, { wanted });

@@ -12,8 +12,9 @@ import { flag, OptionError } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
 import { ENGINES } from "../kernels/engines/choose.ts";
-import { bytes, choice, file, helpText, parseFlags, text, toggle } from "./flags.ts";
+import { bytes, choice, file, helpText, parseFlags, saidBy, text, toggle } from "./flags.ts";
 import { HINTS, hintsFrom } from "./hint_flags.ts";
+import { HUB, wantedBy } from "./hub.ts";
 import { adapterOf, baseOf, mergedPath, newestRun } from "./runs.ts";
 
 const USAGE = `Folds an adapter into its base model and checks that the merged model does the same.
@@ -46,16 +47,18 @@ const FILES = {
   ...HINTS,
   force: toggle("replace an existing output, and merge even into another base than the adapter was made for"),
   engine: choice(ENGINES, "what to compute the check on"),
+  ...HUB,
 };
 const DTYPES = { fp32: "F32", fp16: "F16", bf16: "BF16" } as const;
 const OTHERS = {
   quant: choice(["none"], "", "quantised bases are not supported yet"),
   device: text("NAME", ""),
 };
+const ALL = { ...FILES, ...OTHERS };
 
 /** The command. @returns the exit code */
 export async function main(args: readonly string[], work: Work): Promise<number> {
-  const { values, help } = parseFlags({ ...FILES, ...OTHERS }, args);
+  const { values, help } = parseFlags(ALL, args);
   if (help) {
     console.log(helpText(USAGE, { "Flags": FILES }));
     return 0;
@@ -147,7 +150,7 @@ function mergedIn(run: string): string | undefined {
 
 /** The output is written beside its place and renamed into it; what is merged is read. */
 function confine(args: readonly string[]): Confinement | undefined {
-  const { values, help } = parseFlags({ ...FILES, ...OTHERS }, args);
+  const { values, help } = parseFlags(ALL, args);
   if (help) return undefined;
   const { base, adapter, run } = inputs(values);
   const chosen = {
@@ -167,4 +170,7 @@ function confine(args: readonly string[]): Confinement | undefined {
   };
 }
 
-if (import.meta.main) await runCommand(main, confine);
+/** What is named of the Hub. */
+const wanted = (args: readonly string[]) => wantedBy(ALL, saidBy(ALL, args));
+
+if (import.meta.main) await runCommand(main, { wanted, confine });

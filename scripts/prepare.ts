@@ -10,7 +10,8 @@ import { readModelConfig } from "../rwkv/model.ts";
 import { EXAMPLE, OptionError } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
-import { choice, file, helpText, parseFlags, text, toggle } from "./flags.ts";
+import { choice, file, helpText, parseFlags, saidBy, text, toggle } from "./flags.ts";
+import { HUB, wantedBy } from "./hub.ts";
 import { FILES } from "./training_flags.ts";
 
 const USAGE =
@@ -29,6 +30,7 @@ const FLAGS = {
   sftField: FILES.sftField,
   promptFormat: FILES.promptFormat,
   force: toggle("replace existing files"),
+  ...HUB,
 };
 
 /** Tokens of a World model. */
@@ -42,7 +44,7 @@ export async function main(args: readonly string[], work: Work): Promise<number>
     console.log(helpText(USAGE, { "Flags": FLAGS }, (option) => defaults[option]));
     return 0;
   }
-  const { dataFile, loadModel, vocab, binidxType, ...others } = values;
+  const { dataFile, loadModel, vocab, binidxType, yes: _yes, hubUrl: _hubUrl, ...others } = values;
   if (dataFile === undefined) throw new OptionError("No text was given: name a file with --data_file");
   const output = outputOf(dataFile, values.output);
   const modelPath = loadModel ?? vocab ?? EXAMPLE.model;
@@ -89,4 +91,7 @@ function vocabularyOf(path: string): number {
   return readModelConfig(file).vocabulary;
 }
 
-if (import.meta.main) await runCommand(main, confine);
+/** What is named of the Hub. */
+const wanted = (args: readonly string[]) => wantedBy(FLAGS, saidBy(FLAGS, args));
+
+if (import.meta.main) await runCommand(main, { wanted, confine });

@@ -10,9 +10,10 @@ import { OptionError } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
 import { ACCEPTED, notNeeded } from "./compatibility.ts";
-import { CONFIG, parseWithConfig } from "./config_file.ts";
+import { CONFIG, parseWithConfig, saidWithConfig } from "./config_file.ts";
 import { DRY_RUN, dryRunOnTerminal } from "./dry_run.ts";
 import { helpText, text, whole } from "./flags.ts";
+import { HUB, wantedBy } from "./hub.ts";
 import { confineRun, trainOnTerminal } from "./training.ts";
 import { FILES, LENGTH, OPTIMIZER, pick, WATCHING } from "./training_flags.ts";
 
@@ -34,13 +35,14 @@ const SECTIONS = {
   "Length and memory": LENGTH,
   "Optimizer": OPTIMIZER,
   "Watching": WATCHING,
-  "Before you begin": { ...DRY_RUN, ...CONFIG },
+  "Before you begin": { ...DRY_RUN, ...CONFIG, ...HUB },
 };
 const OWN = { ...SIZES, ...FILES, ...LENGTH, ...OPTIMIZER, ...WATCHING };
+const ALL = { ...OWN, ...ACCEPTED, ...DRY_RUN, ...HUB };
 
 /** The command. @returns the exit code */
 export async function main(args: readonly string[], work: Work): Promise<number> {
-  const { values, help } = parseWithConfig({ ...OWN, ...ACCEPTED, ...DRY_RUN }, args);
+  const { values, help } = parseWithConfig(ALL, args);
   if (help) {
     console.log(helpText(USAGE, SECTIONS));
     return 0;
@@ -62,11 +64,14 @@ export async function main(args: readonly string[], work: Work): Promise<number>
 
 /** A run writes in its folder, and the fresh model where it goes; it reads what was named. */
 function confine(args: readonly string[]): Confinement | undefined {
-  const { values, help, config } = parseWithConfig({ ...OWN, ...ACCEPTED, ...DRY_RUN }, args);
+  const { values, help, config } = parseWithConfig(ALL, args);
   if (help || (values.resume === undefined && values.projDir === undefined)) return undefined;
   const run = confineRun("pretrain", values, args, config);
   if (values.resume !== undefined) return run;
   return { ...run, folders: [...run.folders, dirname(values.initModel ?? freshModelPath(values.projDir!))] };
 }
 
-if (import.meta.main) await runCommand(main, confine);
+/** What is named of the Hub. */
+const wanted = (args: readonly string[]) => wantedBy(ALL, saidWithConfig(ALL, args));
+
+if (import.meta.main) await runCommand(main, { wanted, confine });

@@ -8,9 +8,10 @@ import { EXAMPLE } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
 import { boneConfig, checkDescription, COMPATIBILITY, notNeeded, stateTuning } from "./compatibility.ts";
-import { CONFIG, parseWithConfig } from "./config_file.ts";
+import { CONFIG, parseWithConfig, saidWithConfig } from "./config_file.ts";
 import { DRY_RUN, dryRunOnTerminal } from "./dry_run.ts";
 import { helpText } from "./flags.ts";
+import { HUB, wantedBy } from "./hub.ts";
 import { LAYERS, METHOD } from "./method_flags.ts";
 import { baseOf, isInRuns, mergedPath } from "./runs.ts";
 import { confineRun, trainOnTerminal } from "./training.ts";
@@ -31,13 +32,14 @@ const SECTIONS = {
   "Length and memory": LENGTH,
   "Optimizer": OPTIMIZER,
   "Watching": WATCHING,
-  "Before you begin": { ...DRY_RUN, ...CONFIG },
+  "Before you begin": { ...DRY_RUN, ...CONFIG, ...HUB },
 };
 const OWN = { ...MODEL, ...FILES, ...METHOD, ...LAYERS, ...LENGTH, ...OPTIMIZER, ...WATCHING };
+const ALL = { ...OWN, ...COMPATIBILITY, ...DRY_RUN, ...HUB };
 
 /** The command. @returns the exit code */
 export async function main(args: readonly string[], work: Work): Promise<number> {
-  const { values, help } = parseWithConfig({ ...OWN, ...COMPATIBILITY, ...DRY_RUN }, args);
+  const { values, help } = parseWithConfig(ALL, args);
   if (help) {
     console.log(helpText(USAGE, SECTIONS, trainingDefaults()));
     return 0;
@@ -71,10 +73,13 @@ function mergeHint({ loadModel, peft, resume }: TrainOptions, { projDir, output 
 
 /** A run writes in its folder only, and reads what was named. */
 function confine(args: readonly string[]): Confinement | undefined {
-  const { values, help, config } = parseWithConfig({ ...OWN, ...COMPATIBILITY, ...DRY_RUN }, args);
+  const { values, help, config } = parseWithConfig(ALL, args);
   if (help) return undefined;
   const bone = boneConfig(values);
   return confineRun("run_bone", bone ? { ...values, boneConfig: bone } : values, args, config);
 }
 
-if (import.meta.main) await runCommand(main, confine);
+/** What is named of the Hub. */
+const wanted = (args: readonly string[]) => wantedBy(ALL, saidWithConfig(ALL, args));
+
+if (import.meta.main) await runCommand(main, { wanted, confine });

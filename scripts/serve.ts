@@ -15,8 +15,9 @@ import { adaptersFor, latestBase } from "../serve/served.ts";
 import { EXAMPLE, OptionError } from "../training/options.ts";
 import { explain, runCommand, type Work } from "./command.ts";
 import { giveUpNativeCode } from "./confine.ts";
-import { choice, file, files, helpText, list, parseFlags, text, whole } from "./flags.ts";
+import { choice, file, files, helpText, list, parseFlags, saidBy, text, whole } from "./flags.ts";
 import { HINTS, hintsFrom } from "./hint_flags.ts";
+import { HUB, wantedBy } from "./hub.ts";
 
 const USAGE = `Shows runs in the browser, lets you talk to models, and serves OpenAI's API under /v1.
 
@@ -45,6 +46,7 @@ const FLAGS = {
   maxTokens: whole("tokens of an answer, at most"),
   timeout: whole("seconds that a request may take"),
   stateCache: whole("MB of states kept, so that prompts which begin alike are read once"),
+  ...HUB,
 };
 
 const DEFAULTS = {
@@ -181,4 +183,7 @@ function checked<T extends { host: string; apiKey?: string } & Record<keyof type
   return values;
 }
 
-if (import.meta.main) await runCommand(main);
+/** What is named of the Hub. What it listens by is kept. */
+const wanted = (args: readonly string[]) => ({ ...wantedBy(FLAGS, saidBy(FLAGS, args)), listens: true });
+
+if (import.meta.main) await runCommand(main, { wanted });

@@ -43,6 +43,7 @@ const attempts: Record<string, () => void> = {
   "hard link out": () => Deno.linkSync("outside/file", "inside/link"),
   "touch outside": () => Deno.utimeSync("outside/file", 0, 0),
   "write beside": () => Deno.writeTextFileSync("inside-2", "x"),
+  "listen": () => Deno.listen({ hostname: "127.0.0.1", port: 0 }).close(),
   "start a program": () => new Deno.Command("deno", { args: ["--version"] }).outputSync(),
   "ask for more": () => {
     if (Deno.permissions.requestSync({ name: "write" }).state !== "granted") {
@@ -63,12 +64,14 @@ await runCommand(() => {
   });
   console.log(JSON.stringify(Object.fromEntries(found)));
   return Promise.resolve(7);
-}, (args) => {
-  if (!existsSync("outside/file")) throw new Error("This is no folder that a test has made: run its test");
-  return {
-    args,
-    folders: ["inside"],
-    reads: ["named", "shards/model.safetensors.index.json", undefined, ""],
-    engine: { choice: args[0] as EngineChoice },
-  };
+}, {
+  confine: (args) => {
+    if (!existsSync("outside/file")) throw new Error("This is no folder that a test has made: run its test");
+    return {
+      args,
+      folders: ["inside"],
+      reads: ["named", "shards/model.safetensors.index.json", undefined, ""],
+      engine: { choice: args[0] as EngineChoice },
+    };
+  },
 });

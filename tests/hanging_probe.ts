@@ -10,4 +10,6 @@ await runCommand(() => {
   tellWaiting("reading loss, after running first to second (dispatches 1 to 2 of 2)");
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
   return Promise.resolve(0);
-}, (args) => ({ args, folders: ["inside"], reads: [], patience: 200, goOn: () => "Step 3 is saved" }));
+}, {
+  confine: (args) => ({ args, folders: ["inside"], reads: [], patience: 200, goOn: () => "Step 3 is saved" }),
+});

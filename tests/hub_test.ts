@@ -4,72 +4,12 @@
  * @module
  */
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { fetchFromHub, hubPath, localPath } from "../formats/hub.ts";
+import { fetchFromHub, hubPath, localPath, lookUp } from "../formats/hub.ts";
 import { loadModel, train } from "../mod.ts";
-import { newPath, writeTinyModel } from "./tiny_model.ts";
-
-const CONTENT = Uint8Array.from({ length: 300_000 }, (_, i) => (i * 7919) >> 3);
-const sha256 = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex");
-
-interface Served {
-  readonly content: Uint8Array<ArrayBuffer>;
-  readonly etag?: string;
-}
-
-/** What the server does besides answering. */
-interface Behaviour {
-  /** Breaks the connection after so many bytes of a body. */
-  breakAfter?: number;
-  status?: number;
-}
-
-/** Runs `body` with a Hub that has these files, by owner/repo/revision/path. */
-async function withHub(
-  files: Record<string, Served>,
-  body: (hub: { hubUrl: string; folder: string; requests: string[]; behaviour: Behaviour }) => Promise<void>,
-): Promise<void> {
-  const requests: string[] = [], behaviour: Behaviour = {};
-  const folder = newPath("hub");
-  const server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen: () => {} }, (request) => {
-    const { pathname } = new URL(request.url), range = request.headers.get("range");
-    requests.push(`${pathname} ${range} ${request.headers.get("authorization")}`);
-    if (behaviour.status) return new Response("", { status: behaviour.status });
-    const [, owner, repo, , revision, ...path] = pathname.split("/");
-    const found = files[[owner, repo, revision, ...path].join("/")];
-    if (!found) return new Response("", { status: 404, headers: { "X-Error-Code": "EntryNotFound" } });
-    const { content, etag = sha256(content) } = found;
-    const [, from = "0", to = ""] = /bytes=(\d+)-(\d*)/.exec(range ?? "") ?? [];
-    const end = to ? Math.min(Number(to) + 1, content.length) : content.length;
-    const part = content.slice(Number(from), end);
-    const headers = {
-      "ETag": `"${etag}"`,
-      "Content-Length": String(part.length),
-      ...(range ? { "Content-Range": `bytes ${from}-${end - 1}/${content.length}` } : {}),
-    };
-    const { breakAfter = Infinity } = behaviour;
-    if (part.length <= breakAfter) return new Response(part, { status: range ? 206 : 200, headers });
-    const broken = new ReadableStream({
-      async start(controller) {
-        controller.enqueue(part.subarray(0, breakAfter));
-        await new Promise((later) => setTimeout(later, 100));
-        controller.error(new Error("broken off"));
-      },
-    });
-    return new Response(broken, { status: range ? 206 : 200, headers });
-  });
-  try {
-    await body({ hubUrl: `http://127.0.0.1:${server.addr.port}`, folder, requests, behaviour });
-  } finally {
-    await server.shutdown();
-  }
-}
-
-/** Deno complains of the error that the server's broken answer is. */
-const quiet = { sanitizeOps: false, sanitizeResources: false };
+import { CONTENT, quiet, type Served, sha256, withHub } from "./hub_server.ts";
+import { newPath } from "./tiny_model.ts";
 
 Deno.test(
   "fetchFromHub + a file: the size is asked for first, then it is fetched, and never again",
@@ -85,7 +25,7 @@ Deno.test(
       assert.deepEqual(asked, [{ name, path, bytes: CONTENT.length, have: 0 }]);
       assert.throws(
         () => localPath(name, hub.folder),
-        /is not on this machine yet, .*: deno task fetch --load_model hf:/,
+        /is not on this machine yet: fetch it with deno task fetch --load_model hf:/,
       );
 
       const progress: number[] = [];
@@ -143,7 +83,7 @@ Deno.test("fetchFromHub + content that is not what the Hub says: refused and rem
   await withHub({ "o/r/main/m.pth": { content: CONTENT, etag: sha256(new Uint8Array(1)) } }, async (hub) => {
     await assert.rejects(
       fetchFromHub("hf:o/r/m.pth", hub),
-      /does not match the Hub's SHA-256, so it was removed/,
+      /does not match its SHA-256, so it was removed/,
     );
     assert.deepEqual([...Deno.readDirSync(join(hub.folder, "o", "r"))], []);
   });
@@ -204,60 +144,71 @@ Deno.test("loadModel and train + a name of the Hub that was not fetched: one sen
 });
 
 Deno.test(
-  "fetch and generate as commands: fetched with --yes, used by its name, and refused without",
+  "fetchFromHub + an answer that ends early without an error: what has arrived is gone on from",
   quiet,
   async () => {
-    const model = Deno.readFileSync(writeTinyModel(newPath("model.safetensors")));
-    const root = fileURLToPath(new URL("..", import.meta.url));
-    const owner = `wishbone-test-${crypto.randomUUID().slice(0, 8)}`,
-      name = `hf:${owner}/repo/model.safetensors`;
-    const run = async (permissions: string[], script: string, ...args: string[]) => {
-      const { code, stdout, stderr } = await new Deno.Command("deno", {
-        args: ["run", "--no-prompt", "--allow-read", ...permissions, `scripts/${script}.ts`, ...args],
-        cwd: root,
-        env: { NO_COLOR: "1" },
-      }).output();
-      return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
-    };
-    const index = new TextEncoder().encode(
-      JSON.stringify({ weight_map: { a: "x.safetensors", b: "x.safetensors" } }),
-    );
-    const files = {
-      [`${owner}/repo/main/model.safetensors`]: { content: model },
-      [`${owner}/repo/main/many/m.safetensors.index.json`]: { content: index, etag: "a1b2" },
-      [`${owner}/repo/main/many/x.safetensors`]: { content: model },
-    };
-    await withHub(files, async ({ hubUrl }) => {
-      const allowed = ["--allow-write=models", `--allow-net=${new URL(hubUrl).host}`];
-      const flags = ["--load_model", name, "--hub_url", hubUrl];
-      try {
-        const unasked = await run(allowed, "fetch", ...flags);
-        assert.deepEqual([unasked.code, unasked.stdout], [2, ""]);
-        assert.match(
-          unasked.stderr,
-          /model\.safetensors is \d+\.\d kB, and goes to .*\. Say --yes to fetch it\n$/,
-        );
-        const early = await run([], "generate", "--load_model", name);
-        assert.deepEqual([early.code, early.stdout], [2, ""]);
-        assert.match(early.stderr, /is not on this machine yet, .*: deno task fetch --load_model hf:/);
-        const fetched = await run(allowed, "fetch", ...flags, "--yes");
-        assert.equal(fetched.code, 0, fetched.stderr);
-        assert.match(fetched.stdout, /^hf:.* is here: .*model\.safetensors\n$/);
-        const text = await run([], "generate", "--load_model", name, "--engine", "cpu", "--tokens", "3");
-        assert.equal(text.code, 0, text.stderr);
-        const several = `hf:${owner}/repo/many/m.safetensors.index.json`;
-        const brought = await run(allowed, "fetch", "--load_model", several, "--hub_url", hubUrl, "--yes");
-        assert.equal(brought.code, 0, brought.stderr);
-        assert.match(
-          brought.stdout,
-          /m\.safetensors\.index\.json is here: .*\nhf:.*\/many\/x\.safetensors is here: .*\n$/,
-        );
-      } finally {
-        await Deno.remove(join(root, "models", owner), { recursive: true }).catch(() => {});
-      }
+    await withHub({ "o/r/main/m.pth": { content: CONTENT } }, async (hub) => {
+      hub.behaviour.endAfter = 70_000;
+      await assert.rejects(
+        fetchFromHub("hf:o/r/m.pth", hub),
+        /broke off after 70000 of 300000 bytes: the same command/,
+      );
+      delete hub.behaviour.endAfter;
+      const path = await fetchFromHub("hf:o/r/m.pth", hub);
+      assert.ok(hub.requests.at(-1)!.includes("bytes=70000-"), hub.requests.at(-1)!);
+      assert.deepEqual(Deno.readFileSync(path!), CONTENT);
     });
-    const forbidden = await run(["--allow-write=models"], "fetch", "--load_model", name, "--yes");
-    assert.deepEqual([forbidden.code, forbidden.stdout], [2, ""]);
-    assert.match(forbidden.stderr, /^(This command may not use the network|Cannot reach huggingface\.co)/);
   },
 );
+
+Deno.test(
+  "fetchFromHub + more bytes than were said, whether or not their hash is known: refused and removed",
+  quiet,
+  async () => {
+    for (const etag of [sha256(CONTENT), "a1b2"]) {
+      await withHub({ "o/r/main/m.pth": { content: CONTENT, etag } }, async (hub) => {
+        hub.behaviour.tooMany = 10;
+        await assert.rejects(
+          fetchFromHub("hf:o/r/m.pth", hub),
+          /is 3000\d\d bytes and not 300000, so it was removed/,
+        );
+        assert.deepEqual([...Deno.readDirSync(join(hub.folder, "o", "r"))], []);
+      });
+    }
+  },
+);
+
+Deno.test("fetchFromHub + a hash that is known beforehand: nothing else is taken", quiet, async () => {
+  await withHub({ "o/r/main/v.txt": { content: CONTENT, etag: "a1b2" } }, async (hub) => {
+    const options = { ...hub, sha256: sha256(new Uint8Array(1)) };
+    await assert.rejects(fetchFromHub("hf:o/r/v.txt", options), /does not match its SHA-256/);
+    assert.ok(await fetchFromHub("hf:o/r/v.txt", { ...hub, sha256: sha256(CONTENT) }));
+  });
+});
+
+Deno.test("lookUp + a file: its size and what is here of it, and nothing is fetched", quiet, async () => {
+  await withHub({ "o/r/main/m.pth": { content: CONTENT } }, async (hub) => {
+    const name = "hf:o/r/m.pth", path = hubPath(name, hub.folder);
+    assert.deepEqual(await lookUp(name, hub), { name, path, bytes: CONTENT.length, have: 0 });
+    hub.behaviour.endAfter = 1000;
+    await assert.rejects(fetchFromHub(name, hub));
+    assert.equal((await lookUp(name, hub)).have, 1000);
+    await assert.rejects(lookUp("hf:o/r/other", hub), { name: "HubError" });
+  });
+});
+
+Deno.test("fetchFromHub + a server that is no Hub: one sentence", quiet, async () => {
+  const server = Deno.serve(
+    { port: 0, hostname: "127.0.0.1", onListen: () => {} },
+    () => new Response("Welcome"),
+  );
+  try {
+    const hubUrl = `http://127.0.0.1:${server.addr.port}`;
+    await assert.rejects(
+      fetchFromHub("hf:o/r/m.pth", { hubUrl, folder: newPath("hub") }),
+      /^HubError: What 127\.0\.0\.1:\d+ answers for hf:o\/r\/m\.pth is not what the Hub says of a file/,
+    );
+  } finally {
+    await server.shutdown();
+  }
+});

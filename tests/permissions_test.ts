@@ -12,12 +12,13 @@ const REPOSITORY = fileURLToPath(new URL("..", import.meta.url));
 const onWindows = Deno.build.os === "windows";
 type Task = string | { command: string };
 const tasks: Record<string, Task> = JSON.parse(Deno.readTextFileSync(join(REPOSITORY, "deno.json"))).tasks;
+const HUB_HOSTS = ["huggingface.co", "*.huggingface.co", "*.hf.co", "hf-mirror.com", "*.hf-mirror.com"];
 const commandOf = (name: string) => {
   const task = tasks[name]!;
   return typeof task === "string" ? task : task.command;
 };
 
-Deno.test("deno.json + its tasks: none is granted everything, and what runs strangers' files no network or program", () => {
+Deno.test("deno.json + its tasks: none is granted everything, and what runs strangers' files no program and no host but the Hub's", () => {
   for (const name of Object.keys(tasks)) {
     assert.doesNotMatch(commandOf(name), /(^|\s)(-A|--allow-all)\b/, name);
     // What may be named is named.
@@ -45,15 +46,15 @@ Deno.test("deno.json + its tasks: none is granted everything, and what runs stra
       "prepare",
     ]
   ) {
-    assert.doesNotMatch(
-      commandOf(name),
-      /--allow-(net|run|sys(?!=systemMemoryInfo(\s|$))|import)\b/,
-      name,
-    );
+    assert.doesNotMatch(commandOf(name), /--allow-(run|sys(?!=systemMemoryInfo(\s|$))|import)\b/, name);
     assert.match(commandOf(name), /--allow-env=/, name);
+    // What is fetched from the Hub before the work begins; then the network is given up.
+    assert.deepEqual(commandOf(name).match(/--allow-net=(\S+)/)?.[1]?.split(","), HUB_HOSTS, name);
   }
-  for (const name of ["generate", "inspect", "evaluate", "serve"]) {
-    assert.doesNotMatch(commandOf(name), /--allow-write/);
+  const served = commandOf("serve").match(/--allow-net=(\S+)/)![1]!.split(",");
+  assert.deepEqual(served, ["127.0.0.1", "[::1]", "localhost", "0.0.0.0", "[::]", ...HUB_HOSTS]);
+  for (const name of ["generate", "inspect", "evaluate", "serve", "fetch"]) {
+    assert.match(commandOf(name), /--allow-write=models /);
   }
 });
 

@@ -15,7 +15,7 @@ import { worldTokenizer } from "./world.ts";
 /** The names under which the World vocabulary is looked for beside a model. */
 export const WORLD_FILES: readonly string[] = ["rwkv_vocab_v20230424.txt", "rwkv_vocab_v20230424.json"];
 /** The World vocabulary's largest id is 65529; models round it up to 65536. */
-const WORLD_SIZE = 65530;
+export const WORLD_SIZE = 65530;
 /** World's has one megabyte. */
 const MAX_VOCABULARY = 1 << 22;
 
@@ -54,7 +54,7 @@ export async function chooseTokenizer({ vocabulary, modelPath, vocab }: Tokenize
           `give a vocabulary file in the World format with --vocab`,
     );
   }
-  const tokenizer = worldTokenizer(readVocabulary(file), file);
+  const tokenizer = readTokenizer(file);
   if (tokenizer.vocabularySize > vocabulary) {
     throw new Error(
       `The vocabulary ${file} has ids up to ${tokenizer.vocabularySize - 1} but ${modelPath} has only ` +
@@ -62,6 +62,15 @@ export async function chooseTokenizer({ vocabulary, modelPath, vocab }: Tokenize
     );
   }
   return tokenizer;
+}
+
+/** @throws Error in one sentence for what is no vocabulary */
+function readTokenizer(file: string): Tokenizer {
+  try {
+    return worldTokenizer(readVocabulary(file), file);
+  } catch (error) {
+    throw error instanceof SyntaxError ? new Error(error.message, { cause: error }) : error;
+  }
 }
 
 async function worldFileBeside(modelPath: string): Promise<string | undefined> {
