@@ -199,10 +199,17 @@ export function tensorsAt(
   );
 }
 
-/** The adapter with every tensor that follows from the base weights. */
-export function withDerived(adapter: Adapter, config: ModelConfig, file: Model["file"]): Adapter {
+/**
+ * The adapter with every tensor that follows from the weights that it meets.
+ * @param weightOf reads the weight of a site, f32 [out, in]: the base model's, changed by the adapters that stack below
+ */
+export function withDerived(
+  adapter: Adapter,
+  config: ModelConfig,
+  weightOf: (site: Site) => Float32Array,
+): Adapter {
   const all = linearSites(config).flatMap((site) =>
-    Object.entries(tensorsAt(adapter, site, () => file.readFloat32(`${site.name}.weight`)))
+    Object.entries(tensorsAt(adapter, site, () => weightOf(site)))
       .map(([name, tensor]) => [`${site.name}.${name}`, tensor] as const)
   );
   return adapter.withTensors(new Map([...adapter.tensors, ...all]));
@@ -244,6 +251,7 @@ export function checkFits(adapter: Adapter, config: ModelConfig): void {
     throw new AdapterError(`The ${method.name} adapter holds no tensor for any linear layer`);
   }
   const bare = missing.filter((name) => {
+    if (weights.has(name)) return false;
     const site = name.slice(0, name.lastIndexOf("."));
     return ![...tensors.keys()].some((other) => own.has(other) && other.startsWith(`${site}.`));
   });

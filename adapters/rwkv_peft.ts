@@ -107,6 +107,16 @@ function addInitial(tensors: Tensors, path: string, { loraInit, loraAlpha }: Ada
       }, so it is not the start of that PiSSA`,
     );
   }
+  const lacking = [...tensors.keys()].find((name) =>
+    /\.lora_[AB]$/.test(name) && !initial.has(asInitial(name))
+  );
+  if (lacking !== undefined) {
+    throw new AdapterError(
+      `Cannot load ${loraInit}: it lacks "${
+        asInitial(lacking)
+      }", so it is not the start of the PiSSA ${path}`,
+    );
+  }
   initial.forEach((tensor, name) => tensors.set(name, tensor));
 }
 

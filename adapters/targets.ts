@@ -63,8 +63,9 @@ export function isTarget(site: Pick<Site, "name">, targets: Targets): boolean {
   } else if (wanted.length === 1 && wanted[0]!.toLowerCase() === "all-linear") return true;
   else if (wanted.includes(name)) return true;
   else if (!named(name, wanted, "target_modules")) return false;
-  if (layers === undefined) return true;
-  const before = many(targets.layers_pattern ?? []);
+  // As in PEFT, an empty list or text says nothing.
+  if (layers === undefined || !many(layers).length) return true;
+  const before = many(targets.layers_pattern ?? []).filter((pattern) => pattern !== "");
   const patterns = before.length ? before : ["[^.]*"];
   const number = patterns.map((pattern) => {
     // Checked as an expression of its own, before it is a part of another.

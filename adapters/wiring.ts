@@ -13,6 +13,7 @@ import { linearSites, type ModelConfig, type Site, stateShapes, weightShapes } f
 import { graphShape, type Model } from "../rwkv/model.ts";
 import type { Wiring } from "../rwkv/v7.ts";
 import { type Adapter, AdapterError, checkFits, withDerived } from "./adapter.ts";
+import { mergedWeight } from "./merge.ts";
 
 /** An adapter on an engine: a variable for each of its tensors. */
 export interface Attachment {
@@ -20,10 +21,26 @@ export interface Attachment {
   readonly variables: ReadonlyMap<string, Variable>;
 }
 
-/** Puts an adapter on the engine of a model. @throws AdapterError if it does not fit the model */
-export function attach(given: Adapter, { config, engine, file }: Model): Attachment & Disposable {
+/**
+ * Puts an adapter on the engine of a model.
+ * @param below those that stack below it, from the lowest up
+ * @throws AdapterError if it does not fit the model
+ */
+export function attach(
+  given: Adapter,
+  { config, engine, file }: Model,
+  below: readonly Adapter[] = [],
+): Attachment & Disposable {
   checkFits(given, config);
-  const adapter = withDerived(given, config, file);
+  const adapter = withDerived(
+    given,
+    config,
+    (site) =>
+      below.reduce<Float32Array>(
+        (weight, lower) => mergedWeight(lower, site, weight),
+        file.readFloat32(`${site.name}.weight`),
+      ),
+  );
   const variables = new Map<string, Variable>();
   for (const [name, { shape, data }] of adapter.tensors) {
     const variable = new Variable(name, adapterShape(name, shape, config), "f32");
@@ -40,7 +57,11 @@ export function attach(given: Adapter, { config, engine, file }: Model): Attachm
 /** Puts adapters on the engine of a model, in stacking order. @throws AdapterError if one does not fit the model */
 export function attachAll(adapters: readonly Adapter[], model: Model): readonly Attachment[] & Disposable {
   using held = new DisposableStack();
-  const attached = adapters.map((adapter) => held.use(attach(adapter, model)));
+  const entries = adapters.map((adapter) => ({ adapter })), order = stackingOrder(entries);
+  const attached = entries.map((entry) => {
+    const below = order.slice(0, order.indexOf(entry)).map(({ adapter }) => adapter);
+    return held.use(attach(entry.adapter, model, below));
+  });
   // That two bring the same weight is heard before anything is built.
   broughtWeights(attached, model.config);
   const kept = held.move();

@@ -102,6 +102,20 @@ for (const stack of STACKS) {
   });
 }
 
+Deno.test("wireAdapter + a DoRA without the lengths of rows, over a BAT: their lengths are those of what is below", async () => {
+  using model = Model.load(PATH, new Oracle());
+  const bat = random(model, { peft: "bat", r: 4, axis: "out" }, 1, 0.5);
+  const whole = random(model, { peft: "dora", r: 3 }, 2);
+  const dora = whole.withTensors(
+    new Map([...whole.tensors].filter(([name]) => !name.endsWith(".weight_norm"))),
+  );
+  for (const adapters of [[bat, dora], [dora, dora]]) {
+    using merged = Model.load(mergedModel(model, adapters), new Oracle());
+    const error = relativeError(await logits(model, adapters), await logits(merged, []));
+    assert.ok(error < 1e-5, `${error}`);
+  }
+});
+
 Deno.test("computeGradients + a stack: of the last, as finite differences", async () => {
   using model = Model.load(PATH, new Oracle());
   const below = random(model, { peft: "bone", r: 4 }, 1), top = random(model, { peft: "bone", r: 4 }, 2);

@@ -230,6 +230,10 @@ const TARGETS: [string, Parameters<typeof isTarget>[1], boolean][] = [
     { target_modules: ["key"], layers_to_transform: [3], layers_pattern: ["h", "layers"] },
     false,
   ],
+  // An empty list or text says nothing.
+  ["blocks.3.att.key", { target_modules: ["key"], layers_to_transform: [] }, true],
+  ["blocks.3.att.key", { target_modules: ["key"], layers_to_transform: [3], layers_pattern: "" }, true],
+  ["blocks.3.att.key", { target_modules: ["key"], layers_to_transform: [2], layers_pattern: [] }, false],
   // A name in full is not asked for its layer.
   ["blocks.3.att.key", { target_modules: ["blocks.3.att.key"], layers_to_transform: [1] }, true],
   ["blocks.3.att.key", { layers_to_transform: [3] }, true],

@@ -201,6 +201,36 @@ Deno.test("loadAdapter + modules_to_save, biases and .default left in: weights b
   assert.deepEqual([config.modules_to_save, config.task_type], [["lm_head", "model.norm"], "CAUSAL_LM"]);
 });
 
+Deno.test("loadAdapter and savePeft + low-rank pairs saved whole under Hugging Face's names: they lie there as there, and here as here", () => {
+  const lora = `${P}model.layers.1.attn.w_lora.lora`;
+  const folder = handmade({ peft_type: "MISS", r: 2, modules_to_save: ["w_lora.lora.0", "w_lora.lora.2"] }, {
+    [`${P}model.layers.1.attn.r_proj.miss_block`]: [2, 8],
+    [`${lora}.0.weight`]: [3, 8],
+    [`${lora}.2.weight`]: [8, 3],
+    [`${lora}.2.bias`]: [8],
+  });
+  const adapter = loadAdapter(folder);
+  const shapes = Object.fromEntries([...adapter.tensors].map(([name, { shape }]) => [name, shape]));
+  assert.deepEqual(shapes, {
+    "blocks.1.att.receptance.bone": [2, 8],
+    "blocks.1.att.w1": [8, 3],
+    "blocks.1.att.w2": [3, 8],
+    "blocks.1.att.w0": [1, 1, 8],
+  });
+  using file = openTensorFile(join(folder, "adapter_model.safetensors"));
+  const there = file.readFloat32(`${lora}.0.weight`.slice(file.prefix.length));
+  const here = adapter.tensors.get("blocks.1.att.w1")!.data;
+  for (let r = 0; r < 3; r++) for (let c = 0; c < 8; c++) assert.equal(here[c * 3 + r], there[r * 8 + c]);
+  const again = newPath("again");
+  savePeft(adapter, again, { names: "hf" });
+  using written = openTensorFile(join(again, "adapter_model.safetensors"));
+  assert.equal(written.prefix, file.prefix);
+  for (const { name, shape } of file.tensors.values()) {
+    assert.deepEqual(written.tensors.get(name)?.shape, shape, name);
+    assert.deepEqual(written.readFloat32(name), file.readFloat32(name), name);
+  }
+});
+
 const BLOCK = { [`${P}key.miss_block`]: [4, 48] }, TILES = { [`${P}key.miss_block`]: [6, 8, 8] };
 const REFUSED: [string, Record<string, unknown>, Record<string, number[]>, RegExp][] = [
   [

@@ -5,7 +5,7 @@
  */
 import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
-import { Adapter } from "../adapters/adapter.ts";
+import { Adapter, checkFits } from "../adapters/adapter.ts";
 import { loadAdapter } from "../adapters/file.ts";
 import { writeMerged } from "../adapters/merged_file.ts";
 import { adapterMethod } from "../adapters/registry.ts";
@@ -191,4 +191,14 @@ Deno.test("loadAdapter + blocks of square layers, [16/R, R, R]: asks for the axi
     assert.deepEqual(adapter.settings, { r: 4, axis });
     merged(adapter);
   }
+});
+
+Deno.test("checkFits + a layer's initial state is missing: no layer can be chosen to be without, and none is advised", () => {
+  using file = openTensorFile(BASE);
+  const whole = randomAdapter("state", {}), tensors = new Map(whole.tensors);
+  tensors.delete("blocks.1.att.time_state");
+  assert.throws(() => checkFits(whole.withTensors(tensors), readModelConfig(file)), {
+    name: "AdapterError",
+    message: /: it lacks "blocks\.1\.att\.time_state"$/,
+  });
 });

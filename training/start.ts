@@ -67,7 +67,7 @@ export function startingTensors(settings: TrainSettings, run?: string): Start {
   const others = weightsNamed(config, trainParts).filter((name) => !adapter.tensors.has(name)).map(
     hostTensor,
   );
-  const whole = withDerived(adapter, config, file);
+  const whole = withDerived(adapter, config, ({ name }) => file.readFloat32(`${name}.weight`));
   const tensors = new Map([...whole.tensors, ...others]);
   return { config, tensors: whole.with({ tensors, originals: originalsOf(tensors.keys(), file) }) };
 }

@@ -14,7 +14,7 @@ import { openTensorFile, type TensorFile } from "../../formats/tensor_file.ts";
 import { officialName } from "../../rwkv/names.ts";
 import { Adapter, AdapterError, type HostTensor } from "../adapter.ts";
 import type { Settings } from "../method.ts";
-import { transposed } from "../transpose.ts";
+import { asOfficial, transposed } from "../transpose.ts";
 import { parsePeftConfig, type PeftConfig, valueAt } from "./config.ts";
 import { type Dialect, dialectOf } from "./dialect.ts";
 
@@ -115,7 +115,10 @@ function adapterFrom(config: PeftConfig, file: TensorFile): Adapter {
     perSite.set(site, settingsOf(config, dialect, module, added, file.path));
     for (const name of dialect.tensors) put(`${site}.${name}`, added.get(name)!);
   }
-  for (const [name, tensor] of others) put(known(name), tensor);
+  for (const [name, tensor] of others) {
+    const own = known(name), isOfficial = name.endsWith(own);
+    put(own, isOfficial ? tensor : asOfficial(own, tensor));
+  }
   const [settings] = perSite.values() as Iterable<Settings> as [Settings];
   const differs = [...perSite].filter(([, own]) => JSON.stringify(own) !== JSON.stringify(settings));
   const targets = { target_modules: [...perSite.keys()] };

@@ -7,10 +7,10 @@ import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { renameSynced, writeFileAtomic } from "../../formats/atomic.ts";
 import { writeTensorFile } from "../../formats/tensor_file.ts";
-import { huggingFaceName, isTransposed } from "../../rwkv/names.ts";
+import { huggingFaceName } from "../../rwkv/names.ts";
 import { type Adapter, AdapterError, type HostTensor } from "../adapter.ts";
 import type { Site } from "../method.ts";
-import { transposed } from "../transpose.ts";
+import { asHuggingFace } from "../transpose.ts";
 import type { PeftType } from "./config.ts";
 import { describe, type Described } from "./describe.ts";
 
@@ -106,7 +106,7 @@ function named(
       );
     }
     saved.add(module);
-    tensors.set(`base_model.model.${renamed}`, hf && isTransposed(name) ? transposed(tensor) : tensor);
+    tensors.set(`base_model.model.${renamed}`, hf ? asHuggingFace(name, tensor) : tensor);
   }
   return { tensors, modules: [...modules], saved: [...saved].sort(), bias };
 }
