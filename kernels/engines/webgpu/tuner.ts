@@ -27,7 +27,7 @@ const AGREEMENT = 0.02;
 const SAMPLE = 16384;
 
 /** Counts up when shaders change so much that old measurements mean nothing. */
-const VERSION = 1;
+const VERSION = 2;
 
 /** A lowering made ready on buffers of the tuner's. */
 export interface Trial extends Disposable {
