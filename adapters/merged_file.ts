@@ -6,11 +6,12 @@
  * @module
  */
 import { existsSync } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { dirname, join } from "node:path";
 import { writeFileAtomic } from "../formats/atomic.ts";
 import { type DType, fromFloat32, toFloat32 } from "../formats/dtype.ts";
 import { divideIntoShards, type PendingModel, prepareFile, prepareShards } from "../formats/pending.ts";
 import { release, releasing } from "../formats/memory.ts";
+import { RandomAccessFile, writeFully } from "../formats/random_access_file.ts";
 import type { TensorFile, TensorFormat, TensorInfo } from "../formats/tensor_file.ts";
 import { PROMPT_FORMAT } from "../rwkv/prompt_format.ts";
 import { type Adapter, AdapterError } from "./adapter.ts";
@@ -146,13 +147,23 @@ function stateDType(base: TensorFile): DType {
 export function copyCompanions(base: TensorFile, folder: string, dtype?: FloatDType): void {
   const from = dirname(base.path);
   for (const { name, isFile } of Deno.readDirSync(from)) {
-    if (!isFile || name.startsWith(".") || WEIGHTS.test(name) || existsSync(join(folder, name))) continue;
+    const copy = join(folder, name);
+    if (!isFile || name.startsWith(".") || WEIGHTS.test(name) || existsSync(copy)) continue;
     if (name === "config.json" && dtype) {
-      writeFileAtomic(join(folder, name), withDType(Deno.readTextFileSync(join(from, name)), dtype));
-    } else Deno.copyFileSync(join(from, name), join(folder, basename(name)));
+      writeFileAtomic(copy, withDType(Deno.readTextFileSync(join(from, name)), dtype));
+    } else writeFileAtomic(copy, (file) => copyTo(file, join(from, name)));
   }
 }
 
+function copyTo(file: Deno.FsFile, path: string): void {
+  using source = new RandomAccessFile(path);
+  for (let at = 0; at < source.size; at += PIECE) {
+    writeFully(file, source.read(at, Math.min(PIECE, source.size - at)));
+  }
+}
+
+/** Bytes that are copied at once. */
+const PIECE = 1 << 24;
 const WEIGHTS = /\.(safetensors|bin|pth|pt|gguf|onnx|h5|msgpack|ckpt|index\.json)$/;
 const TORCH_NAMES: Readonly<Record<FloatDType, string>> = {
   F32: "float32",

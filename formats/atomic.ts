@@ -8,6 +8,7 @@
  * @module
  */
 
+import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { writeFully } from "./random_access_file.ts";
 
@@ -30,7 +31,7 @@ export function writeFileAtomic(
   options: WriteFileAtomicOptions = {},
 ): void {
   const { force = false } = options;
-  if (!force) refuseExisting(path);
+  requireFree(path, force);
   const folder = dirname(path);
   const temporary = join(folder, `.${basename(path)}.${Deno.pid}-${crypto.randomUUID().slice(0, 8)}.tmp`);
   try {
@@ -42,7 +43,7 @@ export function writeFileAtomic(
       file.syncSync();
     }
     // Asked again: writing may have taken minutes.
-    if (!force) refuseExisting(path);
+    requireFree(path, force);
     renameSynced(temporary, path);
   } catch (error) {
     removeIfPresent(temporary);
@@ -63,6 +64,8 @@ const REASONS: Readonly<Record<string, string>> = {
   EFBIG: "files may not grow as large here, choose another folder",
   EROFS: "its folder is read-only, choose another",
   EIO: "the disk fails, choose another folder and check the disk",
+  EACCES: "permission is denied, choose another folder or change its permissions",
+  EPERM: "permission is denied, choose another folder or change its permissions",
 };
 
 /** The error of a write: a sentence where the system refuses it, otherwise the error itself. */
@@ -83,17 +86,34 @@ function createFile(temporary: string, path: string): Deno.FsFile {
   }
 }
 
-function refuseExisting(path: string): void {
+/**
+ * Checks that a file may get a name.
+ *
+ * @param force whether a file of that name may be replaced; nothing else may
+ * @throws {Deno.errors.AlreadyExists} in one sentence
+ */
+export function requireFree(path: string, force: boolean): void {
+  let there: Deno.FileInfo;
   try {
     // Not followed: a link to nowhere is somebody's file too.
-    Deno.lstatSync(path);
+    there = Deno.lstatSync(path);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return;
     throw error;
   }
-  throw new Deno.errors.AlreadyExists(
-    `Cannot write "${path}": it exists, choose another path or ask for it to be replaced (force)`,
-  );
+  const refused = (why: string) => new Deno.errors.AlreadyExists(`Cannot write "${path}": ${why}`);
+  if (there.isDirectory) throw refused("it is a folder, choose another path");
+  if (!there.isFile && !there.isSymlink) {
+    throw refused("it is a device, a pipe or a socket, choose another path");
+  }
+  if (!force) throw refused("it exists, choose another path or ask for it to be replaced (force)");
+}
+
+/** Makes a folder where there is none, so that it outlasts a power loss; the one that it is in must exist. */
+export function makeFolder(path: string): void {
+  if (existsSync(path)) return;
+  Deno.mkdirSync(path, { recursive: true });
+  syncFolder(dirname(path));
 }
 
 function removeIfPresent(path: string): void {

@@ -10,7 +10,7 @@
 
 import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { renameSynced, writeFileAtomic } from "./atomic.ts";
+import { renameSynced, requireFree, writeFileAtomic } from "./atomic.ts";
 import { RandomAccessFile } from "./random_access_file.ts";
 import { INDEX_ENDING, readShardIndex, type Shard, shardIndexText } from "./shard_index.ts";
 import { writeTensorFile, type WriteTensorFileOptions } from "./tensor_file.ts";
@@ -32,19 +32,13 @@ export interface PendingModel extends Disposable {
  */
 export function prepareFile(path: string, options: WriteTensorFileOptions): PendingModel {
   const { force = false } = options;
-  const refuse = () => {
-    if (!existsSync(path) || force) return;
-    throw new Deno.errors.AlreadyExists(
-      `Cannot write "${path}": it exists, choose another path or ask for it to be replaced (force)`,
-    );
-  };
-  refuse();
+  requireFree(path, force);
   const preliminary = join(dirname(path), `.${basename(path)}.${crypto.randomUUID().slice(0, 8)}.unchecked`);
   writeTensorFile(preliminary, { ...options, force: false });
   return {
     path: preliminary,
     commit() {
-      refuse();
+      requireFree(path, force);
       renameSynced(preliminary, path);
       return path;
     },

@@ -86,6 +86,7 @@ const REMEDIES: readonly (readonly [new (...args: never) => Error, string])[] = 
   [Deno.errors.PermissionDenied, "choose another place or change its permissions"],
   [Deno.errors.NotADirectory, "check the path"],
   [Deno.errors.IsADirectory, "name a file"],
+  [Deno.errors.AlreadyExists, "remove it or choose another place"],
 ];
 
 /** The sentence for an error that a person can put right; undefined for an error of the program. */

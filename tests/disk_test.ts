@@ -10,6 +10,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { writeFileAtomic } from "../formats/atomic.ts";
+import { prepareFile } from "../formats/pending.ts";
 import { openTensorFile } from "../formats/tensor_file.ts";
 import { train } from "../training/trainer.ts";
 import { newPath, randomTexts, writeDocuments, writeTinyModel } from "./tiny_model.ts";
@@ -137,6 +138,7 @@ Deno.test("writeFileAtomic + a system that refuses: a sentence for each reason, 
     ["EFBIG", /: files may not grow as large here, /],
     ["EROFS", /: its folder is read-only, /],
     ["EIO", /: the disk fails, /],
+    ["EACCES", /: permission is denied, choose another folder or change its permissions$/],
     ["EOTHER", /^as the system says it$/],
   ];
   for (const [code, message] of refusals) {
@@ -148,6 +150,49 @@ Deno.test("writeFileAtomic + a system that refuses: a sentence for each reason, 
     assert.equal(Deno.readTextFileSync(path), "as it was");
     assert.deepEqual([...Deno.readDirSync(folder)].map(({ name }) => name), ["file"]);
   }
+});
+
+Deno.test({
+  name:
+    "writeFileAtomic, prepareFile + a name that is no file's: refused even with force, and what is there stays",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    const folder = newPath("names");
+    const place = (name: string) => join(folder, name);
+    Deno.mkdirSync(place("folder"), { recursive: true });
+    await new Deno.Command("mkfifo", { args: [place("pipe")] }).output();
+    Deno.symlinkSync("nothing", place("link"));
+    const tensors = { format: "pth" as const, tensors: [], read: () => new Uint8Array() };
+    const writers = [
+      (path: string, force: boolean) => writeFileAtomic(path, "x", { force }),
+      (path: string, force: boolean) => {
+        using pending = prepareFile(path, { ...tensors, force });
+        pending.commit();
+      },
+    ];
+    for (const write of writers) {
+      for (const force of [false, true]) {
+        assert.throws(() => write(place("folder"), force), {
+          message: /: it is a folder, choose another path$/,
+        });
+        assert.throws(() => write(place("pipe"), force), {
+          message: /: it is a device, a pipe or a socket, choose/,
+        });
+      }
+      // A link to nowhere is somebody's; with force it is replaced, and what it leads to is not made.
+      assert.throws(() => write(place("link"), false), {
+        message: /: it exists, choose another path or ask for /,
+      });
+      assert.deepEqual([...Deno.readDirSync(folder)].map(({ name }) => name).sort(), [
+        "folder",
+        "link",
+        "pipe",
+      ]);
+    }
+    assert.ok(Deno.lstatSync(place("pipe")).isFifo);
+    writers[0]!(place("link"), true);
+    assert.ok(Deno.lstatSync(place("link")).isFile && !existsSync(place("nothing")));
+  },
 });
 
 for (const peft of ["bone", "none"]) {

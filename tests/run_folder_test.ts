@@ -68,6 +68,32 @@ Deno.test("train + a folder in which a run is at work: refused in one sentence, 
   assert.ok(!existsSync(join(projDir, LOCK_FILE)));
 });
 
+for (
+  const [what, isAtWork, force, says] of [
+    ["ended", false, false, /exists: name another with --proj_dir, or replace it with --force$/],
+    ["at work", true, false, /is in use by process \d+ since \S+: wait for that run to end, /],
+    ["at work, and --force", true, true, /is in use by process \d+ since \S+: wait for that run to end, /],
+  ] as const
+) {
+  Deno.test(`train + a folder that another run made after this one looked for it, ${what}: refused, and nothing of the other is touched`, async () => {
+    const { projDir } = await run({ maxSteps: 1 }),
+      before = contentOf(projDir),
+      contested = newPath("contested");
+    using held = new DisposableStack();
+    const appear = (phase: string) => {
+      if (phase !== "preparing the programs") return;
+      Deno.renameSync(projDir, contested);
+      if (isAtWork) held.use(RunLock.take(contested));
+    };
+    await assert.rejects(run({ projDir: contested, force }, { onPhase: appear }), {
+      name: "OptionError",
+      message: says,
+    });
+    held.dispose();
+    assert.deepEqual(contentOf(contested), before);
+  });
+}
+
 Deno.test("RunLock + an owner that was killed: its lock is taken over; one that lives: it is not", async () => {
   const folder = newPath("held");
   Deno.mkdirSync(folder);
@@ -165,6 +191,7 @@ Deno.test({
     const names = [
       join(projDir, "metrics.jsonl"),
       join(projDir, "config.json"),
+      join(projDir, "log.txt"),
       output,
       join(projDir, LOCK_FILE),
     ];
@@ -213,6 +240,37 @@ Deno.test({
     // What was saved until then is whole.
     const { steps } = await train({ resume: `${projDir}-elsewhere`, maxSteps: 2 });
     assert.equal(steps, 2);
+  },
+});
+
+Deno.test({
+  name: "train + what others put into the run folder at work: the run goes on as if it were not there",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    const whole = await run({ maxSteps: 4 }), projDir = newPath("shared-by-others");
+    const { output } = await run({ projDir, maxSteps: 4 }, {
+      onStep: ({ step }) => {
+        if (step !== 2) return;
+        const foreign = [
+          "not ours",
+          "null",
+          "5",
+          '{"step":"3"}',
+          '{"step":3,"loss":"low"}',
+          '{"step":3,"samples":[1]}',
+        ];
+        Deno.writeTextFileSync(join(projDir, "metrics.jsonl"), foreign.join("\n") + "\n", { append: true });
+        Deno.symlinkSync("save", join(projDir, "save"));
+        Deno.removeSync(join(projDir, "checkpoints"), { recursive: true });
+      },
+    });
+    assert.deepEqual(Deno.readFileSync(output), Deno.readFileSync(whole.output));
+    Deno.removeSync(join(projDir, "save"));
+    assert.equal((await train({ resume: projDir, maxSteps: 5 })).steps, 5);
+    const lines = Deno.readTextFileSync(join(projDir, "metrics.jsonl")).trimEnd().split("\n").map((line) =>
+      JSON.parse(line)
+    );
+    assert.deepEqual(lines.filter((line) => "loss" in line).map(({ step }) => step), [1, 2, 3, 4, 5]);
   },
 });
 
@@ -278,8 +336,12 @@ Deno.test("train + a damaged checkpoint: named, the newest whole one before it o
   assert.equal(resumed.projDir, projDir);
   assert.deepEqual(Deno.readFileSync(resumed.output), Deno.readFileSync(whole.output));
   assert.deepEqual(Deno.readFileSync(last), Deno.readFileSync(listCheckpoints(whole.projDir)[0]!.path));
-  // What was there under those names is kept beside them.
+  // What was there under those names is kept beside them, also when they are taken away again.
   assert.ok(existsSync(`${last}.aside`) && existsSync(`${before}.aside`));
+  const damaged = Deno.readFileSync(`${last}.aside`);
+  await train({ resume: earlier });
+  assert.deepEqual(Deno.readFileSync(`${last}.aside`), damaged);
+  assert.deepEqual(Deno.readFileSync(`${last}.aside-2`), Deno.readFileSync(last));
 
   for (const { path } of listCheckpoints(projDir)) Deno.writeTextFileSync(path, "");
   await assert.rejects(

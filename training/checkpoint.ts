@@ -6,7 +6,9 @@
  * @module
  */
 import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
+import { makeFolder } from "../formats/atomic.ts";
 import { FormatError, openTensorFile, type TensorFile, writeTensorFile } from "../formats/tensor_file.ts";
 import { JsonCursor, type JsonValue } from "../formats/json.ts";
 import { KINDS, type Trainables } from "./trainables.ts";
@@ -36,7 +38,7 @@ export async function saveCheckpoint(
   keep: number,
 ): Promise<string> {
   const folder = join(run, FOLDER);
-  Deno.mkdirSync(folder, { recursive: true });
+  makeFolder(folder);
   const contents = new Map<string, { shape: readonly number[]; bytes: Uint8Array }>();
   for (const kind of KINDS) {
     for (const [name, { shape, data }] of await trainables.read(kind)) {
@@ -116,8 +118,15 @@ export function loadNewest(
   const path = checkpoint ?? all[0]?.path;
   if (path === undefined) return undefined;
   const step = loadCheckpoint(path, trainables);
-  for (const later of all) if (later.step > step) Deno.renameSync(later.path, `${later.path}.aside`);
+  for (const later of all) if (later.step > step) putAside(later.path);
   return { step, path };
+}
+
+/** Takes a checkpoint's name away; what was put aside before is left. */
+function putAside(path: string): void {
+  let aside = `${path}.aside`;
+  for (let i = 2; existsSync(aside); i++) aside = `${path}.aside-${i}`;
+  Deno.renameSync(path, aside);
 }
 
 /**

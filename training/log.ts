@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { writeError, writeFileAtomic } from "../formats/atomic.ts";
 import { writeFully } from "../formats/random_access_file.ts";
 import type { TrainListeners } from "./listeners.ts";
 
@@ -13,9 +14,13 @@ export const LOG_FILE = "log.txt";
 export class RunLog implements Disposable {
   #early: string[] = [];
   #file: Deno.FsFile | undefined;
+  #path = "";
 
   /** Begins to write to a file, behind what is there. */
   open(path: string): void {
+    // Appended to under one name only: another that the file has may be outside the run folder.
+    if (namesOf(path) > 1) writeFileAtomic(path, Deno.readFileSync(path), { force: true });
+    this.#path = path;
     this.#file = Deno.openSync(path, { append: true, create: true });
     this.#early.forEach((line) => this.#write(line));
     this.#early = [];
@@ -55,11 +60,25 @@ export class RunLog implements Disposable {
   }
 
   #write(line: string): void {
-    writeFully(this.#file!, new TextEncoder().encode(line));
+    try {
+      writeFully(this.#file!, new TextEncoder().encode(line));
+    } catch (error) {
+      throw writeError(this.#path, error);
+    }
   }
 
   [Symbol.dispose](): void {
     this.#file?.close();
     this.#file = undefined;
+  }
+}
+
+/** How many names a file has; 0 where there is none. */
+function namesOf(path: string): number {
+  try {
+    return Deno.lstatSync(path).nlink ?? 1;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return 0;
+    throw error;
   }
 }

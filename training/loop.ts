@@ -8,6 +8,7 @@
  * @module
  */
 import { join } from "node:path";
+import { makeFolder } from "../formats/atomic.ts";
 import { listCheckpoints, saveCheckpoint } from "./checkpoint.ts";
 import type { Batches } from "./data/batches.ts";
 import type { Learner } from "./learner.ts";
@@ -119,7 +120,7 @@ export async function trainSteps(options: LoopOptions): Promise<LoopResult> {
     requireThere(projDir);
     await saveCheckpoint(projDir, step, trainables, settings.keep);
     const last = join(projDir, "last");
-    Deno.mkdirSync(last, { recursive: true });
+    makeFolder(last);
     await learner.save(last);
     // Looks load programs of their own.
     writeLowerings(projDir, engine);
@@ -210,7 +211,8 @@ function requireFinite(what: string, value: number, step: number, many: number, 
 function takeWish(projDir: string): boolean {
   const path = join(projDir, WISH);
   try {
-    if (!Deno.statSync(path).isFile) return false;
+    // A link is not followed: one that leads in a circle would end the run.
+    if (!Deno.lstatSync(path).isFile) return false;
     Deno.removeSync(path);
     return true;
   } catch (error) {

@@ -43,7 +43,7 @@ export class Metrics implements Disposable {
     this.#path = path;
     let kept: string[] = [];
     try {
-      kept = Deno.readTextFileSync(path).split("\n").filter((line) => isUpTo(line, resumeAt));
+      kept = readLines(path).filter((line) => isUpTo(line, resumeAt));
     } catch (error) {
       if (!(error instanceof Deno.errors.NotFound)) throw error;
     }
@@ -56,9 +56,9 @@ export class Metrics implements Disposable {
     this.#events = new EventFile(join(dirname(path), "tensorboard"), resumeAt);
   }
 
-  /** All lines, read again: a long run has too many to keep. */
+  /** All lines, read again: a long run has too many to keep. What others wrote between them is passed over. */
   get lines(): readonly MetricsLine[] {
-    return Deno.readTextFileSync(this.#path).split("\n").filter(Boolean).map((line) => JSON.parse(line));
+    return readLines(this.#path).filter((line) => isUpTo(line, Infinity)).map((line) => JSON.parse(line));
   }
 
   /** Writes one line, whole or not at all. @throws what the system says, such as that the disk is full */
@@ -87,11 +87,20 @@ export class Metrics implements Disposable {
   }
 }
 
-/** Whether a line is whole and of a step up to `step`; a crash may have cut the last one. */
-function isUpTo(line: string, step: number): boolean {
+function readLines(path: string): string[] {
+  return Deno.readTextFileSync(path).split("\n");
+}
+
+/** Whether a line is whole, of a step up to `step`, and of the kinds that are written here; a crash may have cut the last one. */
+function isUpTo(text: string, step: number): boolean {
+  let line: Record<string, unknown>;
   try {
-    return JSON.parse(line).step <= step;
+    line = Object(JSON.parse(text));
   } catch {
     return false;
   }
+  const { samples = [] } = line, isNumber = (value: unknown) => value === null || typeof value === "number";
+  return typeof line.step === "number" && line.step <= step &&
+    Object.keys(TAGS).every((name) => !(name in line) || isNumber(line[name])) &&
+    Array.isArray(samples) && samples.every((sample) => typeof sample === "string");
 }

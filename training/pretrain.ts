@@ -12,6 +12,7 @@ import { random } from "./data/random.ts";
 import { planTraining, type TrainingPlan } from "./dry_run.ts";
 import { OptionError, type TrainOptions } from "./options.ts";
 import type { TrainListeners, TrainResult } from "./listeners.ts";
+import { holdRun, requireReplaceable } from "./run_folder.ts";
 import { train } from "./trainer.ts";
 
 /** Options of a run from scratch: those of training, and the sizes of the model. */
@@ -47,6 +48,11 @@ export async function pretrain(
   if (others.resume !== undefined) return await train(others, listeners);
   if (others.projDir === undefined) throw new OptionError("Name the run folder with --proj_dir");
   const path = initModel ?? freshModelPath(others.projDir);
+  if (existsSync(others.projDir)) {
+    // Said before a model is replaced that a run at work there began with.
+    requireReplaceable(others.projDir, others.force);
+    holdRun(others.projDir)[Symbol.dispose]();
+  }
   writeFreshModel(
     path,
     { layers: nLayer, channels: nEmbd, headSize, vocabulary: vocabSize },
@@ -67,7 +73,7 @@ export async function planPretraining(
   const { nLayer, nEmbd, vocabSize = 256, headSize = 64, initModel, ...others } = options;
   if (others.resume !== undefined) return await planTraining(others, listeners);
   if (others.projDir === undefined) throw new OptionError("Name the run folder with --proj_dir");
-  const path = `${initModel ?? freshModelPath(others.projDir)}.planned`;
+  const path = `${initModel ?? freshModelPath(others.projDir)}.${crypto.randomUUID()}.planned`;
   const config = freshConfig({ layers: nLayer, channels: nEmbd, headSize, vocabulary: vocabSize });
   try {
     writeTensorFile(path, {

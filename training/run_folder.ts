@@ -57,13 +57,22 @@ export function holdRun(path: string): RunLock {
   }
 }
 
-/** @throws OptionError if a folder, which is to be replaced, holds anything but a run */
-export function requireRun(path: string): void {
-  const names = [...Deno.readDirSync(path)].map(({ name }) => name);
-  if (names.includes("config.json") || names.every((name) => name === LOCK_FILE)) return;
+/** @throws OptionError if a folder that exists is not to be replaced by a new run, or holds anything but a run */
+export function requireReplaceable(path: string, force: boolean | undefined): void {
+  if (!force) {
+    throw new OptionError(
+      `The run folder ${path} exists: name another with --proj_dir, or replace it with --force`,
+    );
+  }
+  if (isEmptyRun(path) || existsSync(join(path, "config.json"))) return;
   throw new OptionError(
     `The folder ${path} is not replaced, as it has no config.json and so is not a run folder: name another with --proj_dir`,
   );
+}
+
+/** Whether a folder holds nothing but its lock. */
+export function isEmptyRun(path: string): boolean {
+  return [...Deno.readDirSync(path)].every(({ name }) => name === LOCK_FILE);
 }
 
 /** @throws Error if a run's folder is no longer where it was: made again by a save, it would lack the run's description */

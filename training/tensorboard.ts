@@ -5,17 +5,20 @@
  * @module
  */
 import { join } from "node:path";
+import { writeError } from "../formats/atomic.ts";
 import { writeFully } from "../formats/random_access_file.ts";
 
 /** A file of events, appended to as they happen. */
 export class EventFile implements Disposable {
   readonly #file: Deno.FsFile;
+  readonly #folder: string;
 
   /**
    * @param folder made where it is not there; every run and resumption writes a file of its own
    * @param resumeAt steps that are kept of earlier files; TensorBoard drops what they hold of later ones
    */
   constructor(folder: string, resumeAt: number) {
+    this.#folder = folder;
     Deno.mkdirSync(folder, { recursive: true });
     const seconds = Math.floor(Date.now() / 1000);
     this.#file = openNew(folder, `events.out.tfevents.${String(seconds).padStart(10, "0")}.wishbone`);
@@ -41,10 +44,12 @@ export class EventFile implements Disposable {
   }
 
   #event(step: number, content: Uint8Array): void {
-    writeFully(
-      this.#file,
-      record(concatenated(doubleField(1, Date.now() / 1000), varintField(2, step), content)),
-    );
+    const event = concatenated(doubleField(1, Date.now() / 1000), varintField(2, step), content);
+    try {
+      writeFully(this.#file, record(event));
+    } catch (error) {
+      throw writeError(this.#folder, error);
+    }
   }
 
   [Symbol.dispose](): void {

@@ -16,16 +16,17 @@ import { LOG_FILE, RunLog } from "./log.ts";
 import { stepCounts, trainSteps } from "./loop.ts";
 import { megabytes, planMemory, requireMemory } from "./memory.ts";
 import { Metrics } from "./metrics.ts";
-import { OptionError, settle, type TrainOptions } from "./options.ts";
+import { settle, type TrainOptions } from "./options.ts";
 import { setUp } from "./setup.ts";
 import type { LoadedPrograms } from "./programs.ts";
 import {
   emptyRun,
   freeFolder,
   holdRun,
+  isEmptyRun,
   placed,
   readRun,
-  requireRun,
+  requireReplaceable,
   requireSameInputs,
   requireThere,
   resumedSettings,
@@ -47,17 +48,11 @@ export async function train(
   const previous = from && readRun(from.run);
   const settings = previous ? resumedSettings(previous.settings, options) : settle(options, freeFolder);
   const projDir = from?.run ?? settings.projDir;
-  if (!previous && existsSync(projDir) && !options.force) {
-    throw new OptionError(
-      `The run folder ${projDir} exists: name another with --proj_dir, or replace it with --force`,
-    );
-  }
+  const isThere = existsSync(projDir);
+  if (isThere && !previous) requireReplaceable(projDir, options.force);
   using held = new DisposableStack();
-  const hold = () => held.use(holdRun(projDir));
-  if (existsSync(projDir)) {
-    if (!previous) requireRun(projDir);
-    hold();
-  }
+  const hold = () => void held.use(holdRun(projDir));
+  if (isThere) hold();
 
   using setup = await setUp(settings, listeners, { goesOn: from?.run });
   const { learner, text } = setup;
@@ -73,7 +68,13 @@ export async function train(
   onPhase("preparing the programs");
   if (from) keepLowerings(projDir, learner.engine, onMessage);
   using programs = await learner.programs.load();
-  const first = openRun(projDir, config, learner, { from, hold, onMessage });
+  const make = isThere ? undefined : () => {
+    Deno.mkdirSync(projDir, { recursive: true });
+    hold();
+    // Another run may have begun here, and ended, while this one was made ready.
+    if (!isEmptyRun(projDir)) requireReplaceable(projDir, options.force);
+  };
+  const first = openRun(projDir, config, learner, { from, make, onMessage });
   log.open(join(projDir, LOG_FILE));
   return await runIn(projDir, first, learner, programs, text, listeners).catch((error) => {
     log.end(error);
@@ -86,9 +87,10 @@ function openRun(
   projDir: string,
   config: RunConfig,
   learner: Learner,
-  { from, hold, onMessage }: {
+  { from, make, onMessage }: {
     from: ReturnType<typeof resumePoint> | undefined;
-    hold: () => void;
+    /** Makes the folder and holds it, where it was not there. */
+    make: (() => void) | undefined;
     onMessage: (message: string) => void;
   },
 ): number | undefined {
@@ -99,14 +101,12 @@ function openRun(
     onMessage(
       newest ? `Resumed at step ${first} from ${newest.path}` : `No checkpoint in ${projDir}: starting again`,
     );
-  } else if (existsSync(projDir)) {
-    // It is held, and --force has agreed to it.
-    emptyRun(projDir);
   } else {
-    Deno.mkdirSync(projDir, { recursive: true });
-    hold();
+    make?.();
+    // It is held, and what it may hold was agreed to by --force.
+    emptyRun(projDir);
+    learner.saveInitial(projDir);
   }
-  if (!from) learner.saveInitial(projDir);
   writeFileAtomic(join(projDir, "config.json"), JSON.stringify(config, null, 2) + "\n", { force: true });
   writeLowerings(projDir, learner.engine);
   return first;

@@ -8,7 +8,7 @@
  * @module
  */
 import { join } from "node:path";
-import { writeFileAtomic } from "../formats/atomic.ts";
+import { makeFolder, writeFileAtomic } from "../formats/atomic.ts";
 import type { Tokenizer } from "../rwkv/tokenizer/tokenizer.ts";
 import type { Batches } from "./data/batches.ts";
 import type { Learner } from "./learner.ts";
@@ -109,7 +109,7 @@ export class Validation {
     if (isBest) {
       requireThere(projDir);
       const folder = join(projDir, "best");
-      Deno.mkdirSync(folder, { recursive: true });
+      makeFolder(folder);
       await learner.save(folder);
       const measured = JSON.stringify({ step, heldOutLoss, heldOutPerplexity: perplexity }, null, 2);
       writeFileAtomic(join(folder, "measured.json"), measured + "\n", { force: true });
