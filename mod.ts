@@ -97,6 +97,7 @@ export {
   type PissaConfig,
   type TrainOptions,
 } from "./training/options.ts";
+export type { MaskId } from "./training/data/answers.ts";
 export type { DocumentsSummary, LossMask, ReadDocumentsOptions } from "./training/data/documents.ts";
 export type { DataType, FileType } from "./training/data/files.ts";
 export type { Dataload } from "./training/data/rows.ts";

@@ -28,7 +28,6 @@ const NOT_NEEDED = {
   numWorkers: any,
   persistentWorkers: toggle(""),
   prefetchFactor: any,
-  maskId: any,
   sftSplit: any,
   loraLoad: any,
   loraR: any,
@@ -142,7 +141,9 @@ export function stateTuning(
 
 /** A sentence on the flags that were given without need; undefined where there are none. */
 export function notNeeded(values: Readonly<Record<string, unknown>>): string | undefined {
-  const named = Object.keys(values).filter((option) => option in NOT_NEEDED).map(flag);
+  // Scripts have it without --loss_mask se as well.
+  const isUnused = (option: string) => option === "maskId" && values.lossMask !== "se";
+  const named = Object.keys(values).filter((option) => option in NOT_NEEDED || isUnused(option)).map(flag);
   return named.length ? `Not needed here and without effect: ${named.join(", ")}` : undefined;
 }
 

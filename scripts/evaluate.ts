@@ -34,6 +34,7 @@ const FLAGS = {
   sftField: FILES.sftField,
   promptFormat: FILES.promptFormat,
   lossMask: FILES.lossMask,
+  maskId: FILES.maskId,
   engine: choice(ENGINES, "what to compute on"),
   vocab: FILES.vocab,
   ...HUB,

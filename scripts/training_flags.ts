@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { PROMPT_FORMATS, type TrainOptions } from "../mod.ts";
+import { type MaskId, PROMPT_FORMATS, type TrainOptions } from "../mod.ts";
 import { ENGINES } from "../kernels/engines/choose.ts";
 import type { Precision } from "../kernels/engines/webgpu/engine.ts";
 import { settle } from "../training/options.ts";
@@ -13,6 +13,7 @@ import {
   file,
   type Flag,
   type Flags,
+  json,
   list,
   named,
   real,
@@ -54,10 +55,15 @@ export const FILES = {
     }, or a template such as 'Q: {prompt}\\nA: {response}'; auto is instruction for instructions and chat for the rest`,
   ),
   lossMask: choice(
-    ["auto", "none", "pad", "qa"],
-    "what is learnt: auto, of conversations the answers and of a text all; none and pad, all; qa, answers, in text those after Assistant: and Response:",
-    "se never worked in RWKV-PEFT",
+    ["auto", "none", "pad", "qa", "se"],
+    "what is learnt: auto, of conversations the answers and of a text all; none and pad, all; qa, answers, in text those after Assistant: and Response:; " +
+      "se, what stands between the texts of --mask_id",
   ),
+  maskId: json(
+    '{"mask0":"User:","mask1":"Assistant:"}',
+    "for --loss_mask se: what follows mask1 is learnt, up to mask0",
+    { mask0: "string", mask1: "string" },
+  ) as unknown as Flag<MaskId>,
   dataload: choice(
     ["pad", "pack", "get", "only"],
     "rows of a batch: pad, one document each, longer ones cut into several; pack, as many documents as fit, kept apart; get, slices of raw text; only, the beginning of each document",
@@ -79,6 +85,7 @@ export const FILES = {
   | "sftField"
   | "promptFormat"
   | "lossMask"
+  | "maskId"
   | "dataload"
   | "dataShuffle"
   | "groupByLength"

@@ -210,15 +210,29 @@ Deno.test("train + samples of a conversation: the prompt is what the user says",
   assert.match(samples!.before, /^User: 1 and 1\?\n\nAssistant:/);
 });
 
+Deno.test("train + packed documents that do not begin with a state of zeros: refused, whichever way the state comes in", async () => {
+  const dataFile = writeDocuments(newPath("text.jsonl"), randomTexts(9, 24));
+  const packed = { dataFile, dataload: "pack" } as const;
+  for (const options of [{ peft: "state" }, { trainParts: ["time_state"] }]) {
+    await assert.rejects(run({ ...packed, ...options }), {
+      name: "OptionError",
+      message: /^--dataload pack begins .* and the initial state trains here: use --dataload pad$/,
+    });
+  }
+  const { output } = await run({ dataFile, peft: "state", maxSteps: 2, lrInit: 1, lrFinal: 1 });
+  const tuned = newPath("tuned.safetensors");
+  await mergeAdapter({ base: MODEL, adapter: await loadAdapter(output), output: tuned, engine: "cpu" });
+  await assert.rejects(run({ ...packed, loadModel: tuned }), {
+    name: "OptionError",
+    message: /^--dataload pack begins .*tuned\.safetensors has a tuned one: use --dataload pad$/,
+  });
+});
+
 Deno.test("train + get with conversations: one sentence", async () => {
   await assert.rejects(
     run({ dataFile: writeRecords(QUESTIONS), dataload: "get" }),
     { name: "OptionError", message: /--dataload get takes slices of raw text/ },
   );
-  await assert.rejects(run({ dataFile: "x", dataload: "pack", peft: "state" }), {
-    name: "OptionError",
-    message: /--peft state trains that state: use --dataload pad/,
-  });
   await assert.rejects(run({ dataFile: "x", promptFormat: "chatml" }), {
     name: "OptionError",
     message: /Unknown prompt format/,

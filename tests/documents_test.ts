@@ -11,7 +11,7 @@ import { parquetWriteBuffer } from "hyparquet-writer";
 import { Answer, promptFor, promptFormat, type Turn } from "../rwkv/prompt_format.ts";
 import { bytesTokenizer } from "../rwkv/tokenizer/bytes.ts";
 import { worldTokenizer } from "../rwkv/tokenizer/world.ts";
-import { onlyAnswers } from "../training/data/answers.ts";
+import { answersIn, onlyRanges } from "../training/data/answers.ts";
 import { readBinidx, writeBinidx } from "../training/data/binidx.ts";
 import { CONTEXT, countTargets, tokenOf } from "../training/data/document.ts";
 import { readDocuments, type ReadDocumentsOptions } from "../training/data/documents.ts";
@@ -161,6 +161,43 @@ Deno.test("readDocuments + loss_mask qa learns only the answers of written conve
   assert.deepEqual([documents.length, summary.skipped], [1, 1]);
 });
 
+Deno.test("readDocuments + loss_mask se learns what stands between two texts, whatever the record is", async () => {
+  const se = (mask0: string, mask1: string) => ({ lossMask: "se", maskId: { mask0, mask1 } }) as const;
+  const text = "a<s>Hé</s>b</s>c<s><s>d</s><s>";
+  assert.equal(await one({ text }, se("</s>", "<s>")), "a<s>⟦Hé⟧</s>b</s>c<s>⟦<s>d⟧</s><s>⟦<end>⟧");
+  assert.equal(await one({ text: "x<s>y</s>" }, se("</s>", "<s>")), "x<s>⟦y⟧</s><end>");
+  assert.equal(await one({ text: "1é2é3" }, se("é", "é")), "1é⟦2⟧é3<end>");
+  const { messages } = CONVERSATION;
+  assert.equal(
+    await one({ messages }, se("User:", "Assistant:")),
+    await one({ messages }, { lossMask: "qa" }),
+  );
+  const { documents, summary } = await read(
+    { "a.jsonl": jsonl({ text }, { text: "none" }) },
+    se("</s>", "<s>"),
+  );
+  assert.deepEqual([documents.length, summary.skipped], [1, 1]);
+  await assert.rejects(
+    read({ "a.jsonl": jsonl({ text: "none" }) }, se("</s>", "<s>")),
+    /None of the 1 documents of .* has "<s>" with something to learn: give other texts with --mask_id, or --loss_mask none$/,
+  );
+  for (const maskId of [undefined, { mask0: "", mask1: "a" }, { mask0: "a", mask1: "" }]) {
+    await assert.rejects(
+      read({ "a.txt": "a" }, { lossMask: "se", maskId }),
+      /name both, as in --mask_id '\{"mask0"/,
+    );
+  }
+});
+
+Deno.test("readDocuments + answers of nothing are counted, and still end", async () => {
+  const empty = { messages: [...CONVERSATION.messages.slice(0, 2), { role: "assistant", content: " \n" }] };
+  const { texts, summary } = await read({
+    "a.jsonl": jsonl(empty, { prompt: "Q", completion: "" }, CONVERSATION),
+  });
+  assert.equal(summary.emptyAnswers, 2);
+  assert.equal(texts[1], "User: Q\n\nAssistant:⟦ <end>⟧");
+});
+
 Deno.test("readDocuments + conversations without an answer are counted, and refused where there is nothing else", async () => {
   const unanswered = { messages: [{ role: "user", content: "Hi" }] };
   const { documents, summary } = await read({ "a.jsonl": jsonl(unanswered, CONVERSATION) });
@@ -255,7 +292,7 @@ Deno.test({
       );
       // As the answers of the text by itself are found.
       const again = Uint32Array.from([...world.encode(text), 0]);
-      assert.deepEqual(onlyAnswers(again, world), document);
+      assert.deepEqual(onlyRanges(again, world, answersIn), document);
     });
   },
 });
@@ -291,6 +328,9 @@ Deno.test("readDocuments + CSV and TSV: quotes, lines inside fields, a byte orde
   ]);
   assert.equal(summary.dataType, "csv");
   assert.deepEqual((await read({ "a.tsv": "text\tn\nHello\t1\n" })).texts, ["⟦Hello<end>⟧"]);
+  const semicolons = `prompt;completion\r\n"a; b";"c, ""d"""\r\n`;
+  assert.deepEqual((await read({ "a.csv": semicolons })).texts, ['User: a; b\n\nAssistant:⟦ c, "d"<end>⟧']);
+  assert.deepEqual((await read({ "a.csv": `"a;b",text\n1,x;y\n` })).texts, ["⟦x;y<end>⟧"]);
   const messages = JSON.stringify(CONVERSATION.messages).replaceAll('"', '""');
   assert.match((await read({ "a.csv": `messages\n"${messages}"\n` })).texts[0]!, /Assistant:⟦ Farewell/);
   await assert.rejects(read({ "a.csv": "text,n\nok,1\nbad,2,3\nfine,4\n" }), /a\.csv:3: the row is not CSV/);

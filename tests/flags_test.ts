@@ -195,6 +195,9 @@ Deno.test("RWKV-PEFT's own run_bone.sh is understood, and what it need not say i
     "Not needed here and without effect: --accelerator, --devices, --strategy, --tiny_att_layer, --fla",
   );
   strictEqual(notNeeded({ ctxLen: 4, quant: "none" }), undefined);
+  const masks = compatible('--loss_mask pad --mask_id {"mask0":"0","mask1":"1"}');
+  strictEqual(notNeeded(masks), "Not needed here and without effect: --mask_id");
+  strictEqual(notNeeded({ ...masks, lossMask: "se" }), undefined);
   deepStrictEqual(values.boneConfig, { bone_mode: "bone", bone_load: "", bone_r: 64 });
 });
 
@@ -215,8 +218,8 @@ Deno.test("RWKV-PEFT's flags whose other values are not supported say what there
     RUN_BONE,
   );
   refuses(
-    ["--loss_mask", "se"],
-    '--loss_mask must be one of auto, none, pad, qa: it is "se", and se never worked in RWKV-PEFT',
+    ["--loss_mask", "sx"],
+    '--loss_mask must be one of auto, none, pad, qa, se: it is "sx"',
     RUN_BONE,
   );
   refuses(

@@ -4,6 +4,7 @@
  * @module
  */
 import { promptFormat } from "../rwkv/prompt_format.ts";
+import { requireMaskId } from "./data/documents.ts";
 import { flag, OptionError } from "./option_error.ts";
 import type { TrainSettings } from "./options.ts";
 
@@ -70,15 +71,10 @@ export function check(settings: TrainSettings): void {
 
 /** Checks how data is read against the rest. @throws OptionError in one sentence */
 export function checkData(settings: TrainSettings): void {
-  const { sftField, promptFormat: format, dataload, peft, groupByLength } = settings;
+  const { sftField, promptFormat: format, dataload, groupByLength } = settings;
   if (groupByLength && (dataload === "pack" || dataload === "get")) {
     throw new OptionError(
       `--group_by_length is for samples of many lengths, and --dataload ${dataload} leaves none: leave it out`,
-    );
-  }
-  if (dataload === "pack" && peft === "state") {
-    throw new OptionError(
-      "--dataload pack begins each document with a state of zeros, and --peft state trains that state: use --dataload pad",
     );
   }
   if (sftField && !(sftField.length >= 1 && sftField.length <= 3)) {
@@ -87,9 +83,9 @@ export function checkData(settings: TrainSettings): void {
         `it has ${sftField.length}`,
     );
   }
-  if (format === "auto") return;
   try {
-    promptFormat(format);
+    requireMaskId(settings);
+    if (format !== "auto") promptFormat(format);
   } catch (error) {
     throw new OptionError((error as Error).message);
   }

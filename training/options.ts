@@ -8,6 +8,7 @@ import { DEFAULT_RANK } from "../adapters/bone/bone.ts";
 import { localPath } from "../formats/hub.ts";
 import type { EngineChoice } from "../kernels/engines/choose.ts";
 import type { Precision } from "../kernels/engines/webgpu/engine.ts";
+import type { MaskId } from "./data/answers.ts";
 import type { LossMask } from "./data/documents.ts";
 import type { DataType } from "./data/files.ts";
 import type { Dataload } from "./data/rows.ts";
@@ -74,6 +75,8 @@ export interface TrainOptions {
   promptFormat?: string;
   /** What counts: "auto" is the answers of conversations and all of a text. */
   lossMask?: LossMask;
+  /** For lossMask "se": what follows `mask1` is learnt, up to `mask0`. */
+  maskId?: MaskId;
   /** How documents come into the rows of a batch. */
   dataload?: Dataload;
   /** Put samples of like length together, so that batches of short ones are computed as such: for dataload pad and only. */
@@ -209,6 +212,7 @@ export const UNSET = {
   evalSteps: "number",
   earlyStop: "number",
   sftField: "list of texts",
+  maskId: "object",
 } as const satisfies { [option in keyof TrainOptions]: string };
 type Unset = keyof typeof UNSET;
 

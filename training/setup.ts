@@ -10,12 +10,23 @@ import { readText, type Text } from "./data/text.ts";
 import { Learner } from "./learner.ts";
 import type { TrainListeners } from "./listeners.ts";
 import { OptionError, type TrainSettings } from "./options.ts";
-import { completed, startingTensors } from "./start.ts";
+import { completed, type Start, startingTensors } from "./start.ts";
 
 /** A run that could begin. Disposing of it releases the engine and everything on it. */
 export interface Setup extends Disposable {
   readonly learner: Learner;
   readonly text: Text;
+}
+
+/** @throws OptionError where documents are to share rows, but do not begin with a state of zeros */
+function requireZeroState({ dataload, loadModel }: TrainSettings, { config, tensors }: Start): void {
+  const trains = [...tensors.tensors.keys()].some((name) => name.endsWith(".att.time_state"));
+  if (dataload !== "pack" || !(trains || config.hasState)) return;
+  throw new OptionError(
+    `--dataload pack begins each document with a state of zeros, and ${
+      trains ? "the initial state trains here" : `${loadModel} has a tuned one`
+    }: use --dataload pad`,
+  );
 }
 
 /**
@@ -31,6 +42,7 @@ export async function setUp(
 ): Promise<Setup> {
   using held = new DisposableStack();
   let start = startingTensors(settings, run.goesOn);
+  requireZeroState(settings, start);
   const { engine, reason } = await chooseEngine(settings.engine, { precision: settings.precision });
   held.defer(() => engine.dispose());
   onMessage?.(reason);

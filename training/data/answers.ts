@@ -1,6 +1,6 @@
 /**
- * Finds the answers in text that is written as a conversation already, for `--loss_mask qa`: what follows `Assistant:` or
- * `Response:` at the start of a turn, up to the next turn of somebody else.
+ * Finds what is learnt of text that is written out already. For `--loss_mask qa` that is what follows `Assistant:` or `Response:` at the
+ * start of a turn, up to the next turn of somebody else; for `--loss_mask se` what follows one text, up to another.
  *
  * @module
  */
@@ -24,11 +24,35 @@ export function answersIn(bytes: string): { start: number; end: number }[] {
   return answers;
 }
 
-/** The document with all but its answers as context; the end-of-text token belongs to the last answer. */
-export function onlyAnswers(document: Uint32Array, tokenizer: Tokenizer): Uint32Array {
+/** The texts of `--loss_mask se`. */
+export interface MaskId {
+  /** From here on nothing is learnt. */
+  readonly mask0: string;
+  /** What follows this is learnt. */
+  readonly mask1: string;
+}
+
+/** Ranges between the texts of a mask, without these, in a text of which every character is one byte. */
+export function between(bytes: string, { mask0, mask1 }: MaskId): { start: number; end: number }[] {
+  const [stop, begin] = [mask0, mask1].map((text) => String.fromCharCode(...new TextEncoder().encode(text)));
+  const ranges: { start: number; end: number }[] = [];
+  for (let at = bytes.indexOf(begin!); at >= 0;) {
+    const start = at + begin!.length, end = bytes.indexOf(stop!, start);
+    ranges.push({ start, end: end < 0 ? bytes.length : end });
+    at = end < 0 ? -1 : bytes.indexOf(begin!, end + stop!.length);
+  }
+  return ranges;
+}
+
+/** The document with all but some ranges of its text as context; the end-of-text token belongs to the last of them. */
+export function onlyRanges(
+  document: Uint32Array,
+  tokenizer: Tokenizer,
+  find: (bytes: string) => { start: number; end: number }[],
+): Uint32Array {
   const pieces = Array.from(document, (word) => tokenizer.decodeBytes([tokenOf(word)]));
   const text = pieces.map((piece) => String.fromCharCode(...piece)).join("");
-  const answers = answersIn(text);
+  const answers = find(text);
   let at = 0, answer = 0;
   return document.map((word, i) => {
     while (answer < answers.length && at >= answers[answer]!.end && i + 1 < document.length) answer++;

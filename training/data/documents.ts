@@ -9,9 +9,9 @@
  *
  * @module
  */
-import { type PromptFormat, promptFormat } from "../../rwkv/prompt_format.ts";
+import { type PromptFormat, promptFormat, type Turn } from "../../rwkv/prompt_format.ts";
 import type { Tokenizer } from "../../rwkv/tokenizer/tokenizer.ts";
-import { onlyAnswers } from "./answers.ts";
+import { answersIn, between, type MaskId, onlyRanges } from "./answers.ts";
 import { readBinidx } from "./binidx.ts";
 import { countTargets, encodeDocument, withoutContext } from "./document.ts";
 import { type Example, exampleOf } from "./examples.ts";
@@ -21,7 +21,7 @@ import { readCsv, readParquet } from "./read/tables.ts";
 import { readJson, readJsonLines, readText } from "./read/text.ts";
 
 /** What counts as a target; padding never does. */
-export type LossMask = "auto" | "none" | "pad" | "qa";
+export type LossMask = "auto" | "none" | "pad" | "qa" | "se";
 
 /** Options of {@linkcode readDocuments}. */
 export interface ReadDocumentsOptions {
@@ -33,9 +33,11 @@ export interface ReadDocumentsOptions {
   promptFormat?: string | undefined;
   /**
    * Targets: `auto`, the default, the answers of conversations and all of a text; `none` and `pad` everything; `qa` only answers,
-   * in plain text those after `Assistant:` and `Response:`.
+   * in plain text those after `Assistant:` and `Response:`; `se` what follows `maskId.mask1` up to `maskId.mask0`, in any text.
    */
   lossMask?: LossMask | undefined;
+  /** The texts of `lossMask` `se`. */
+  maskId?: MaskId | undefined;
 }
 
 /** What was found in a data set. */
@@ -66,6 +68,8 @@ export interface DocumentsSummary {
   normalised: number;
   /** Answers whose reasoning the prompt format has no place for. */
   withoutReasoning: number;
+  /** Answers in which nothing is said. */
+  emptyAnswers: number;
   /** The prompt format that most conversations were written in, or that was named; undefined where there is neither. */
   promptFormat: string | undefined;
 }
@@ -98,7 +102,11 @@ export async function readDocuments(
   if (documents.length === 0) {
     throw new Error(
       counts.skipped
-        ? `None of the ${counts.skipped} documents of ${path} has an answer to learn: give answers, or --loss_mask none`
+        ? `None of the ${counts.skipped} documents of ${path} has ${
+          options.lossMask === "se" ? `"${options.maskId!.mask1}" with something` : "an answer"
+        } to learn: give ${
+          options.lossMask === "se" ? "other texts with --mask_id" : "answers"
+        }, or --loss_mask none`
         : `The data file ${path} holds no document: give it lines of {"text": "..."}`,
     );
   }
@@ -123,15 +131,38 @@ export async function readDocuments(
 /** Readers of files of records. */
 const READERS = { jsonl: readJsonLines, json: readJson, csv: readCsv, parquet: readParquet } as const;
 
+/** @throws Error in one sentence where `se` lacks its texts */
+export function requireMaskId({ lossMask, maskId }: Pick<ReadDocumentsOptions, "lossMask" | "maskId">): void {
+  if (lossMask !== "se") return;
+  const { mask0, mask1 } = maskId ?? {};
+  if (typeof mask0 === "string" && typeof mask1 === "string" && mask0 !== "" && mask1 !== "") return;
+  throw new Error(
+    `--loss_mask se learns what follows one text up to another: name both, as in --mask_id '{"mask0":"User:","mask1":"Assistant:"}'`,
+  );
+}
+
+/** Whether the assistant says nothing. */
+function isEmptyAnswer({ role, content, reasoning }: Turn): boolean {
+  return role === "assistant" && content.trim() === "" && reasoning === undefined;
+}
+
 /** Collects documents and counts. */
 class Reader {
   readonly documents: Uint32Array[] = [];
-  readonly counts = { skipped: 0, blankLines: 0, crlf: 0, normalised: 0, withoutReasoning: 0 };
+  readonly counts = {
+    skipped: 0,
+    blankLines: 0,
+    crlf: 0,
+    normalised: 0,
+    withoutReasoning: 0,
+    emptyAnswers: 0,
+  };
   readonly #formats = new Map<string, { format: PromptFormat; count: number }>();
 
   constructor(readonly tokenizer: Tokenizer, readonly options: ReadDocumentsOptions) {
     const { promptFormat: name = "auto" } = options;
     if (name !== "auto") promptFormat(name);
+    requireMaskId(options);
   }
 
   /** The format that most conversations were written in; where there are none, what was said of how the text is written. */
@@ -149,10 +180,10 @@ class Reader {
       const document = new Uint32Array(tokens.length + 1);
       document.set(tokens);
       document[tokens.length] = this.tokenizer.endOfText;
-      this.#keep(this.options.lossMask === "qa" ? onlyAnswers(document, this.tokenizer) : document);
+      this.#keep(this.#masked(document));
     } else if (type === "binidx") {
       for (const document of readBinidx(path, this.tokenizer.vocabularySize)) {
-        this.#keep(this.options.lossMask === "qa" ? onlyAnswers(document, this.tokenizer) : document);
+        this.#keep(this.#masked(document));
       }
     } else {
       await this.#addRows(
@@ -202,7 +233,7 @@ class Reader {
     const { lossMask = "auto" } = this.options;
     if (example.kind === "text") {
       const document = encodeDocument([{ text: example.text, isAnswer: true }], this.tokenizer);
-      this.#keep(lossMask === "qa" ? onlyAnswers(document, this.tokenizer) : document);
+      this.#keep(this.#masked(document));
       return;
     }
     const { segments, normalised, withoutReasoning } = this.#formatFor(example.kind).render(example.turns);
@@ -210,7 +241,19 @@ class Reader {
     const learnsAll = lossMask === "none" || lossMask === "pad";
     this.counts.normalised += normalised;
     this.counts.withoutReasoning += withoutReasoning;
-    this.#keep(learnsAll ? withoutContext(document) : document);
+    this.counts.emptyAnswers += example.turns.filter(isEmptyAnswer).length;
+    const isMasked = lossMask === "se";
+    this.#keep(
+      learnsAll ? withoutContext(document) : isMasked ? this.#masked(withoutContext(document)) : document,
+    );
+  }
+
+  /** A text that is written out already, with what is not learnt of it as context. */
+  #masked(document: Uint32Array): Uint32Array {
+    const { lossMask, maskId } = this.options;
+    if (lossMask === "qa") return onlyRanges(document, this.tokenizer, answersIn);
+    if (lossMask !== "se") return document;
+    return onlyRanges(document, this.tokenizer, (bytes) => between(bytes, maskId!));
   }
 
   #formatFor(kind: "conversation" | "instruction"): PromptFormat {

@@ -42,8 +42,8 @@ export async function readText(
     modelPath: loadModel,
     ...(vocab === undefined ? {} : { vocab }),
   });
-  const { sftField, promptFormat, lossMask } = settings;
-  const reading = { sftField, promptFormat, lossMask };
+  const { sftField, promptFormat, lossMask, maskId } = settings;
+  const reading = { sftField, promptFormat, lossMask, maskId };
   const { documents, summary } = await readDocuments(dataFile, tokenizer, {
     ...reading,
     dataType: settings.dataType,
@@ -97,6 +97,7 @@ function describe(summary: DocumentsSummary, batches: Batches, tokenizer: Tokeni
     ...counted(batches.contextOnly, "samples' worth of nothing but prompt left out"),
     ...counted(batches.dropped, "tokens beyond it left out"),
     ...counted(skipped, "documents without an answer left out"),
+    ...counted(summary.emptyAnswers, "answers in which nothing is said"),
     ...counted(batches.skipped, "documents of under two tokens skipped"),
     ...counted(summary.blankLines, "blank lines passed over"),
     ...counted(summary.crlf, "CRLF line ends made LF"),

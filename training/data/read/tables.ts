@@ -25,7 +25,7 @@ export async function* readCsv(path: string): AsyncGenerator<Row> {
         : `${quoted(twice)} as the name of two columns`;
       throw new Error(`Cannot read ${path}: it has ${what}`);
     },
-    delimiter: /\.tsv$/i.test(path) ? "\t" : ",",
+    delimiter: delimiterOf(path),
     info: true,
     skip_empty_lines: true,
     skip_records_with_error: true,
@@ -57,6 +57,20 @@ export async function* readCsv(path: string): AsyncGenerator<Row> {
       },
     };
   }
+}
+
+/** Bytes in which the first row is looked for. */
+const FIRST_ROW = 1 << 16;
+
+/** What stands between the columns: a tab in TSV, and semicolons where the first row has no comma, as spreadsheets in many countries write. */
+function delimiterOf(path: string): string {
+  if (/\.tsv$/i.test(path)) return "\t";
+  using file = Deno.openSync(path);
+  const bytes = new Uint8Array(FIRST_ROW), count = file.readSync(bytes) ?? 0;
+  const [row = ""] = new TextDecoder("latin1").decode(bytes.subarray(0, count)).replace(/"[^"]*"/g, "").split(
+    "\n",
+  );
+  return row.includes(";") && !row.includes(",") ? ";" : ",";
 }
 
 /** The text of a file in pieces. @throws Error in one sentence where it is not UTF-8 */
