@@ -1,5 +1,6 @@
 /**
- * The README's table of memory: what a run of each size is planned to take on a GPU, without a GPU and without the models.
+ * The README's tables of memory: what a run of each size is planned to take on a GPU without matrix units and on one with them, and
+ * what steps take beyond the weights as a share of what RWKV-PEFT's CUDA path takes; without a GPU and without the models.
  *
  *     deno task bench:memory [--rank 64]
  *
@@ -18,6 +19,7 @@ import { Learner } from "../training/learner.ts";
 import { planMemory } from "../training/memory.ts";
 import { settle, type TrainOptions } from "../training/options.ts";
 import { startingTensors } from "../training/start.ts";
+import { plannedRow, type Row, ROWS } from "./subject.ts";
 
 const { values } = parseArgs({ options: { rank: { type: "string", default: "64" } } });
 
@@ -36,14 +38,34 @@ const COLUMNS: [string, TrainOptions][] = [
   ["`infctx`, chunks of 512", { microBsz: 1, ctxLen: 32_768, trainType: "infctx", chunkCtx: 512 }],
 ];
 
+/** What a GPU tells of itself that plans depend on. */
+type Traits = Pick<Engine, "operands" | "joinsFolds" | "keeps" | "limits">;
+const LIMITS = { bindingBytes: 2 ** 31 - 4, workgroups: 65535, workgroupBytes: 32768 };
+const PLAIN: Traits = { operands: 8, limits: LIMITS };
+/** One NVIDIA H200 through Dawn. */
+const MATRIX_UNITS: Traits = {
+  operands: 16,
+  joinsFolds: "f16",
+  keeps: "f16",
+  limits: { ...LIMITS, matrixUnits: { side: 16, lanes: 32 } },
+};
+
 /** An engine that counts what it is asked for. */
 class Ledger implements Engine {
   readonly name = "webgpu";
   readonly description = "nothing";
-  readonly operands = 8;
   readonly scratch = true;
-  readonly limits = { bindingBytes: 2 ** 31 - 4, workgroups: 65535, workgroupBytes: 32768 };
+  readonly operands: number;
+  readonly joinsFolds: "f32" | "f16" | undefined;
+  readonly keeps: "f16" | undefined;
+  readonly limits;
   allocatedBytes = 0;
+  constructor({ operands, joinsFolds, keeps, limits }: Traits) {
+    this.operands = operands;
+    this.joinsFolds = joinsFolds;
+    this.keeps = keeps;
+    this.limits = limits!;
+  }
   room() {
     return Infinity;
   }
@@ -87,35 +109,68 @@ function writeHole(path: string, layers: number, channels: number): void {
   file.truncateSync(8 + bytes.length + at);
 }
 
-const folder = Deno.makeTempDirSync({ prefix: "wishbone-memory-" });
 const gigabytes = (bytes: number) => (bytes / 1e9).toFixed(2);
+
+/** The cells of a model's row: weights, what trains, and all of a run with each column's options. */
+function cellsOf(path: string, traits: Traits): number[] {
+  const engine = new Ledger(traits);
+  const options = { loadModel: path, dataFile: path, boneConfig: { bone_r: Number(values.rank) } };
+  const start = startingTensors(settle(options, () => "unused"));
+  using model = Model.load(path, engine, { elsewhere: (name) => start.tensors.tensors.has(name) });
+  const plans = COLUMNS.map(([, others]) => {
+    const learner = new Learner(model, start, settle({ ...options, ...others }, () => "unused"));
+    const plan = planMemory(learner, false);
+    learner.trainables.dispose();
+    return plan;
+  });
+  const of = (...names: string[]) =>
+    plans[0]!.rows.filter(({ what }) => names.includes(what)).reduce((sum, { bytes }) => sum + bytes, 0);
+  return [
+    of("frozen weights"),
+    of("adapter and what trains along", "gradients", "optimizer (two moments)"),
+    ...plans.map(({ bytes }) => bytes),
+  ];
+}
+
+/** What is allowed of the CUDA path's memory beyond the weights. */
+const allowed = ({ B, T }: Row) => B * T > 1024 ? 0.6 : 1;
+
+/** The rows that are compared with the CUDA path. */
+function compared(path: string, rows: readonly Row[]): string[] {
+  const engine = new Ledger(MATRIX_UNITS);
+  using model = Model.load(path, engine);
+  const weights = engine.allocatedBytes;
+  return rows.map((row) => {
+    const { programs, trainables } = plannedRow(row, model);
+    const beyond = engine.allocatedBytes - weights + programs.bytes,
+      cuda = row.opponent.gigabytes * 1e9 - weights;
+    trainables.dispose();
+    const kept = row.recompute ? "" : ", no recomputation", share = beyond / cuda, limit = allowed(row);
+    const cells = [`${row.B} × ${row.T}${kept}`, ...[cuda, beyond].map(gigabytes), share.toFixed(2), limit];
+    return `| ${row.name} | ${cells.join(" | ")} | ${share <= limit ? "" : "over"} |`;
+  });
+}
+
+const table = (heads: readonly string[]) =>
+  console.log(`\n| ${heads.join(" | ")} |\n|${"---|".repeat(heads.length)}`);
+const folder = Deno.makeTempDirSync({ prefix: "wishbone-memory-" });
 try {
-  const heads = ["model", "weights", "adapter, gradients, optimizer", ...COLUMNS.map(([name]) => name)];
-  console.log(`| ${heads.join(" | ")} |\n|${"---|".repeat(heads.length)}`);
-  for (const [name, layers, channels] of SIZES) {
+  const paths = new Map(SIZES.map(([name, layers, channels]) => {
     const path = join(folder, `${name}.safetensors`);
     writeHole(path, layers, channels);
-    const engine = new Ledger();
-    const options = { loadModel: path, dataFile: path, boneConfig: { bone_r: Number(values.rank) } };
-    const start = startingTensors(settle(options, () => "unused"));
-    using model = Model.load(path, engine, { elsewhere: (name) => start.tensors.tensors.has(name) });
-    const cells = COLUMNS.map(([, others]) => {
-      const learner = new Learner(model, start, settle({ ...options, ...others }, () => "unused"));
-      const { rows, bytes } = planMemory(learner, false);
-      learner.trainables.dispose();
-      const of = (...names: string[]) =>
-        rows.filter(({ what }) => names.includes(what)).reduce((sum, { bytes }) => sum + bytes, 0);
-      return {
-        weights: of("frozen weights"),
-        trained: of("adapter and what trains along", "gradients", "optimizer (two moments)"),
-        bytes,
-      };
-    });
-    const [{ weights, trained }] = cells as [typeof cells[0], ...typeof cells];
-    console.log(
-      `| ${[name, ...[weights, trained, ...cells.map(({ bytes }) => bytes)].map(gigabytes)].join(" | ")} |`,
-    );
-    Deno.removeSync(path);
+    return [name, path];
+  }));
+  for (const [what, traits] of [["without", PLAIN], ["with", MATRIX_UNITS]] as const) {
+    console.log(`\n${what} matrix units:`);
+    table(["model", "weights", "adapter, gradients, optimizer", ...COLUMNS.map(([name]) => name)]);
+    for (const [name, path] of paths) {
+      console.log(`| ${name} | ${cellsOf(path, traits).map(gigabytes).join(" | ")} |`);
+    }
+  }
+  console.log("\nbeyond the weights, with matrix units, and RWKV-PEFT's CUDA path on one H200 (measured):");
+  table(["model", "batch × T", "CUDA, GB", "planned, GB", "×", "wanted at most", ""]);
+  for (const [name, path] of paths) {
+    compared(path, ROWS.filter((row) => row.name === name)).forEach((line) => console.log(line));
   }
 } finally {
   Deno.removeSync(folder, { recursive: true });

@@ -105,6 +105,18 @@ export interface Subject extends Disposable {
   readonly planned: number;
 }
 
+/** The programs of a row, planned, and what they train. */
+export function plannedRow(
+  { B, T, recompute }: Row,
+  model: Model,
+): { programs: Programs; trainables: Trainables } {
+  const noise = random(1, "adapter");
+  const adapter = newAdapter(model, bone, { settings: { r: RANK }, trainParts: [], noise });
+  const trainables = new Trainables(adapter, model.config, model.engine, { layerwise: true });
+  const programs = new Programs({ model, adapter, trainables, B, T, recompute, l2: 1e-4, seed: 1 });
+  return { programs, trainables };
+}
+
 /** Makes the rows ready one after another, each until the next is asked for. */
 export function* subjects(rows: readonly Row[], engine: Engine): Generator<Subject> {
   const folder = Deno.makeTempDirSync({ prefix: "wishbone-bench-" });
@@ -119,14 +131,7 @@ export function* subjects(rows: readonly Row[], engine: Engine): Generator<Subje
       }
       const before = engine.allocatedBytes, model = Model.load(path, engine);
       const weights = engine.allocatedBytes - before;
-      const adapter = newAdapter(model, bone, {
-        settings: { r: RANK },
-        trainParts: [],
-        noise: random(1, "adapter"),
-      });
-      const trainables = new Trainables(adapter, model.config, engine, { layerwise: true });
-      const { B, T, recompute } = row;
-      const programs = new Programs({ model, adapter, trainables, B, T, recompute, l2: 1e-4, seed: 1 });
+      const { programs, trainables } = plannedRow(row, model);
       const planned = engine.allocatedBytes - before - weights + programs.bytes;
       const dispose = () => (trainables.dispose(), model.dispose());
       try {

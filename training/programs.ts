@@ -16,7 +16,7 @@ import { bytesAfter, compile, type Program } from "../kernels/plan.ts";
 import type { Model } from "../rwkv/model.ts";
 import { forwardV7 } from "../rwkv/v7.ts";
 import { CarriedState } from "./carried_state.ts";
-import type { Batch } from "./data/batches.ts";
+import { type Batch, inParts } from "./data/batches.ts";
 import { chunksOf } from "./data/chunks.ts";
 import { OptionError } from "./options.ts";
 import type { Trainables } from "./trainables.ts";
@@ -27,6 +27,19 @@ import type { Trainables } from "./trainables.ts";
  */
 function lossScale(total: number): number {
   return 2 ** (Math.round(Math.log2(total)) + 4);
+}
+
+/**
+ * Numbers of a value [B·T, C] over which a micro-batch is computed in parts: 64 MiB, which is more than the caches of GPUs hold and
+ * enough rows for their products.
+ */
+const MOST_NUMBERS = 2 ** 24;
+
+/** Into how many parts of equally many rows a micro-batch is divided, which take the memory of one. */
+export function partsOf(B: number, T: number, C: number): number {
+  let parts = 1;
+  while (parts < B && (B % parts || B / parts * T * C > MOST_NUMBERS)) parts++;
+  return parts;
 }
 
 /** What the programs are made for. */
@@ -49,6 +62,8 @@ export interface ProgramOptions {
   readonly l2: number;
   /** Fixes which inputs adapters drop. */
   readonly seed: number;
+  /** Parts in which a micro-batch is computed; as its size asks for, where the engine saves memory at the price of bits. */
+  readonly parts?: number;
 }
 
 /** The variables by which programs of B·T positions are given a micro-batch. */
@@ -94,7 +109,7 @@ export class Programs {
   readonly #seed: number;
   /** Undefined where rows come whole. */
   readonly #carried: CarriedState | undefined;
-  readonly #sizes: { readonly B: number; readonly T: number };
+  readonly #sizes: { readonly B: number; readonly T: number; readonly parts: number };
   readonly #settings = new Variable("optimizer settings", [ADAMW_SETTINGS.length]);
   readonly #sum = new Variable("loss so far", [1]);
   readonly #report: { whole: Variable; parts: Variable[] };
@@ -103,9 +118,11 @@ export class Programs {
   constructor(options: ProgramOptions) {
     const { model, B, T, packed = false, shorter = [] } = options;
     this.#engine = model.engine;
-    this.#feed = new Feed(B * T, packed);
+    const divides = this.#engine.keeps !== undefined && !options.carried;
+    const parts = options.parts ?? (divides ? partsOf(B, T, model.config.channels) : 1), rows = B / parts;
+    this.#feed = new Feed(rows * T, packed);
     this.#seed = options.seed;
-    this.#sizes = { B, T };
+    this.#sizes = { B, T, parts };
     this.#carried = options.carried ? new CarriedState(model.config, B) : undefined;
     this.#report = Variable.pack("report", [{ name: "loss", shape: [1] }, {
       name: "gradient norm",
@@ -119,7 +136,7 @@ export class Programs {
     this.#carried?.write(measuring.graph, measuring.state);
     this.loss = compile(measuring.graph, this.#engine);
     this.#shorter = shorter.map((T) => {
-      const feed = new Feed(B * T, packed), { graph } = this.#gradientGraph({ ...options, T }, feed);
+      const feed = new Feed(rows * T, packed), { graph } = this.#gradientGraph({ ...options, T }, feed);
       return { feed, gradients: compile(graph, this.#engine) };
     });
   }
@@ -213,9 +230,9 @@ export class Programs {
       byLength.set(feed.inputs.shape[0]!, { feed, gradients: await this.#engine.load(gradients) });
     }
     const update = await this.#engine.load(this.update);
-    /** The batch as programs take it: in chunks from the beginning of its documents, or whole. */
+    /** The batch as programs take it: in chunks from the beginning of its documents, in parts, or whole. */
     const pieces = (batch: Batch) => {
-      if (!this.#carried) return [batch];
+      if (!this.#carried) return inParts(batch, this.#sizes.parts);
       this.#carried.reset(this.#engine);
       return chunksOf(batch, this.#sizes.B, this.#sizes.T);
     };

@@ -25,6 +25,23 @@ export interface Batch {
   counted: number;
 }
 
+/** A batch's rows in parts of equally many, which divide them. */
+export function inParts(batch: Batch, parts: number): Batch[] {
+  if (parts === 1) return [batch];
+  const size = batch.inputs.length / parts;
+  return Array.from({ length: parts }, (_, i) => {
+    const [start, end] = [i * size, (i + 1) * size];
+    const mask = batch.mask.subarray(start, end);
+    return {
+      inputs: batch.inputs.subarray(start, end),
+      targets: batch.targets.subarray(start, end),
+      mask,
+      keep: batch.keep?.subarray(start, end),
+      counted: mask.reduce((sum, weight) => sum + weight, 0),
+    };
+  });
+}
+
 /** What {@linkcode Batches} is made from. */
 export interface BatchesOptions {
   /** Words of tokens; what is no context after the first is a target. */
