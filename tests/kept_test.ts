@@ -127,6 +127,35 @@ Deno.test("kept in f16 + no backward pass: nothing is rounded", () => {
   assert.ok(nodes.every(({ outputs }) => outputs.every(({ dtype }) => dtype === "f32")));
 });
 
+Deno.test("kept in f16 + a loss of a billionth: the same gradients, as those that are known before it stay in f32", async () => {
+  const engine = new Oracle();
+  using model = smallModel(engine);
+  const gradients = async (weight: number) => {
+    const program = compile(trainingGraph(model, { adapter: true, recompute: true }), { keeps: "f16" });
+    const own = [...program.variables].filter(({ name }) => model.weight(name) === undefined);
+    const random = randomNumbers(8);
+    for (const variable of own) {
+      const number = () =>
+        variable.name === "weights" ? weight : variable.dtype === "i32" ? 5 : 0.05 * random();
+      const content = Array.from({ length: sizeOf(variable.shape) }, number);
+      engine.allocate(
+        variable,
+        variable.dtype === "i32" ? Int32Array.from(content) : Float64Array.from(content),
+      );
+    }
+    using loaded = await engine.load(program);
+    loaded.run();
+    const read = await Promise.all(
+      own.filter(({ name }) => name.startsWith("gradient")).map((v) => engine.read(v)),
+    );
+    own.forEach((variable) => engine.free(variable));
+    return read.map((values) => values.map((x) => x / weight));
+  };
+  const usual = await gradients(1), small = await gradients(2 ** -30);
+  assert.ok(usual.length > 10 && usual.every((values) => values.some((x) => x !== 0)));
+  usual.forEach((values, i) => assert.ok(relativeError(small[i]!, values) < 1e-6, `gradient ${i}`));
+});
+
 for (const [largest, isFinite] of [[65_504, true], [70_000, false]] as const) {
   const verdict = isFinite ? "is right" : "is not finite, so that the run stops";
   testOnEngines(`kept in f16 + an activation of ${largest}: a gradient that ${verdict}`, async (engine) => {
