@@ -38,7 +38,9 @@ export function readTensors(path: string): {
   const tensors: Tensors = new Map();
   let isOldest = false;
   for (const { name, dtype, shape } of file.tensors.values()) {
-    const known = name.replace(/\.(disha|gbmm)$/, ".bone");
+    // A file of this project's own means the names that it has, those of a Llama that begin with "model." too.
+    const full = file.metadata.has("wishbone") ? file.prefix + name : name;
+    const known = full.replace(/\.(disha|gbmm)$/, ".bone");
     if (tensors.has(known)) throw new AdapterError(`Cannot load ${path}: two of its tensors mean "${known}"`);
     if (!ADAPTER_DTYPES.includes(dtype)) {
       throw new AdapterError(
@@ -217,6 +219,8 @@ export function saveRwkvPeft(
   if (settings.mini_r !== undefined || settings.shards !== undefined) {
     throw refuse("its Bone has shards of columns as high as the weight, and no others");
   }
+  const foreign = [...tensors.keys()].find((name) => !/^(blocks\.\d+|emb|head|ln_out)\./.test(name));
+  if (foreign !== undefined) throw refuse(`"${foreign}" is no part of an RWKV model`);
   if (overrides.size && method.name === "lora") {
     throw refuse(`it merges all layers with one scale, and ${[...overrides.keys()][0]} has another`);
   }

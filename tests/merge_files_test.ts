@@ -7,7 +7,7 @@ import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Adapter } from "../adapters/adapter.ts";
-import { loadAdapter } from "../adapters/file.ts";
+import { loadAdapter, saveAdapter } from "../adapters/file.ts";
 import { savePeft } from "../adapters/peft/write.ts";
 import { adapterMethod } from "../adapters/registry.ts";
 import { type DType, fromFloat32, toFloat32 } from "../formats/dtype.ts";
@@ -275,6 +275,21 @@ Deno.test("mergeAdapter + a Llama that it does not fit: one sentence", async () 
     { out: 32 },
     /shapes differ: "model\.layers\.0\.self_attn\.q_proj\.bone \[4,32\] for \[4,24\]"/,
   );
+});
+
+Deno.test("saveAdapter + an adapter of a Llama: saved again it is the same file, and it merges as its directory does", async () => {
+  const base = writeModel(LLAMA, "F32"), peft = newPath("peft");
+  savePeft(randomAdapter("bat", { r: 8, axis: "out" }, LLAMA_SITES), peft);
+  const wanted = newPath("merged.safetensors");
+  await merge({ base, adapter: peft, output: wanted });
+  for (const ending of ["pth", "safetensors"]) {
+    const [one, two, output] = [newPath(`one.${ending}`), newPath(`two.${ending}`), newPath("m.safetensors")];
+    saveAdapter(loadAdapter(peft), one);
+    saveAdapter(loadAdapter(one), two);
+    assert.deepEqual(Deno.readFileSync(two), Deno.readFileSync(one));
+    await merge({ base, adapter: one, output });
+    assert.deepEqual(Deno.readFileSync(output), Deno.readFileSync(wanted));
+  }
 });
 
 Deno.test("mergeAdapter + names with a trainer's prefix: kept in the merged file", async () => {

@@ -129,6 +129,15 @@ Deno.test("saveRwkvPeft + what RWKV-PEFT would misread: refused by a sentence", 
   refused("bat", { r: 4, axis: "out" }, /by input block, and this one is by output block/);
   refused("bone", { r: 4, mini_r: 2 }, /shards of columns as high as the weight/);
   refused("bone", { r: 4, shards: "rows" }, /shards of columns as high as the weight/);
+  const name = "model.layers.0.mlp.up_proj.bone", shape = [2, 3];
+  const llama = new Adapter(
+    adapterMethod("bone"),
+    { r: 2 },
+    new Map([[name, { shape, data: new Float32Array(6) }]]),
+  );
+  assert.throws(() => saveRwkvPeft(llama, newPath("never.pth")), {
+    message: /up_proj\.bone" is no part of an RWKV model/,
+  });
 });
 
 Deno.test("loadAdapter + a LoRA file beside init_pissa.pth: asks which it is", () => {
