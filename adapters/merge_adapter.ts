@@ -26,7 +26,7 @@ export interface MergeOptions {
   readonly adapter: string | Adapter;
   /** What the adapter's file may leave unsaid. */
   readonly hints?: AdapterHints;
-  /** Where the merged model goes: the base's format unless the extension says otherwise; a folder for several files. */
+  /** Where the merged model goes: the base's format unless the extension says otherwise; a folder for several files, which are safetensors where the base is a `.pth`. */
   readonly output: string;
   /** Element type of the merged model's floating-point tensors. Default: each tensor's own in the base. */
   readonly dtype?: FloatDType;

@@ -29,7 +29,7 @@ export type FloatDType = "F32" | "F16" | "BF16";
 export interface WriteMergedOptions {
   /** Replace an existing output. */
   readonly force?: boolean | undefined;
-  /** Format of the output: after its extension, else the base's. */
+  /** Format of the output: after its extension, else the base's; safetensors for a `.pth` that goes to several files. */
   readonly format?: TensorFormat | undefined;
   /** Element type of the output's floating-point tensors: each keeps the base's where it is not given. */
   readonly dtype?: FloatDType | undefined;
@@ -83,12 +83,14 @@ export function prepareMerged(
   const tensors = [...kept.map(converted), ...added];
   const content = new MergedContent(base, adapter, fit, restoration);
   const read = (info: TensorInfo) => content.of(info);
-  const format = options.format ?? formatOf(output, base.format);
+  const folder = folderOf(output, base, options.shardBytes);
+  // No program looks for a .pth in several files.
+  const own = folder !== undefined && base.path.endsWith(".pth") ? "safetensors" : base.format;
+  const format = options.format ?? formatOf(output, own);
   const metadata = new Map(base.metadata);
   if (unmerge) metadata.delete(PROMPT_FORMAT);
   else if (adapter.promptFormat !== undefined) metadata.set(PROMPT_FORMAT, adapter.promptFormat);
   const common = { format, read, metadata, force };
-  const folder = folderOf(output, base, options.shardBytes);
   const pending = folder === undefined
     ? prepareFile(output, { ...common, tensors })
     : inFolder(folder, tensors, base, common, options.shardBytes);

@@ -33,7 +33,7 @@ const FILES = {
   loraCheckpoint: file("adapter file or PEFT directory; without it, that of the newest run under runs/"),
   output: text(
     "FILE",
-    "merged model, in the base's format unless .pth or .safetensors says otherwise, or a folder for a model in several files; " +
+    "merged model, in the base's format unless .pth or .safetensors says otherwise, or a folder for a model in several files (safetensors where the base is a .pth); " +
       "without it, merged.* beside the adapter, or unmerged.*",
   ),
   dtype: choice(

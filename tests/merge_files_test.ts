@@ -216,6 +216,21 @@ Deno.test("mergeAdapter + shardBytes: a folder with an index, config.json with t
   assert.equal([...Deno.readDirSync(output)].length, after.shards.length + 3);
 });
 
+Deno.test("mergeAdapter + shardBytes and a base in one .pth: safetensors with an index, the same bytes", async () => {
+  const base = writeTinyModel(newPath("base.pth"), { dtype: "BF16" }), output = newPath("merged");
+  using file = openTensorFile(base);
+  const adapter = randomAdapter("bone", { r: 5 }, linearSites(readModelConfig(file)));
+  const { output: index } = await merge({ base, adapter, output, shardBytes: 2000 });
+  assert.equal(index, join(output, "model.safetensors.index.json"));
+  const single = newPath("merged.pth");
+  await merge({ base, adapter, output: single });
+  using several = openTensorFile(output);
+  using one = openTensorFile(single);
+  assert.ok(several.shards.length > 2);
+  assert.deepEqual([...several.tensors.values()], [...one.tensors.values()]);
+  for (const name of one.tensors.keys()) assert.deepEqual(several.readBytes(name), one.readBytes(name), name);
+});
+
 for (const [name, settings] of [...METHODS.filter(([name]) => name !== "dora"), ["state", {}] as const]) {
   Deno.test(`mergeAdapter + unmerge of ${name} ${JSON.stringify(settings)}: the base again, up to rounding`, async () => {
     const base = writeTinyModel(newPath("base.safetensors"), { layers: 2 });
