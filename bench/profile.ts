@@ -107,7 +107,9 @@ for (const { row, programs } of subjects(rowsNamed(values.rows), engine)) {
   console.log(
     `\n${row.name} ${row.B}×${row.T}: ${
       total.toFixed(1)
-    } ms on the device, without the gaps between dispatches`,
+    } ms on the device, without the gaps between dispatches${
+      programs.parts > 1 ? `, for one of ${programs.parts} parts` : ""
+    }`,
   );
   console.log("        ms  share  nodes      GB/s  of it    TFLOP/s  of it   op");
   for (

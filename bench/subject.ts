@@ -105,20 +105,24 @@ export interface Subject extends Disposable {
   readonly planned: number;
 }
 
-/** The programs of a row, planned, and what they train. */
+/** The programs of a row, planned, and what they train. @param parts of a micro-batch, where they are not its size's */
 export function plannedRow(
   { B, T, recompute }: Row,
   model: Model,
+  parts?: number,
 ): { programs: Programs; trainables: Trainables } {
   const noise = random(1, "adapter");
   const adapter = newAdapter(model, bone, { settings: { r: RANK }, trainParts: [], noise });
   const trainables = new Trainables(adapter, model.config, model.engine, { layerwise: true });
-  const programs = new Programs({ model, adapter, trainables, B, T, recompute, l2: 1e-4, seed: 1 });
+  const programs = new Programs({
+    ...{ model, adapter, trainables, B, T, recompute, l2: 1e-4, seed: 1 },
+    ...(parts === undefined ? {} : { parts }),
+  });
   return { programs, trainables };
 }
 
 /** Makes the rows ready one after another, each until the next is asked for. */
-export function* subjects(rows: readonly Row[], engine: Engine): Generator<Subject> {
+export function* subjects(rows: readonly Row[], engine: Engine, parts?: number): Generator<Subject> {
   const folder = Deno.makeTempDirSync({ prefix: "wishbone-bench-" });
   let written: string | undefined;
   try {
@@ -131,7 +135,7 @@ export function* subjects(rows: readonly Row[], engine: Engine): Generator<Subje
       }
       const before = engine.allocatedBytes, model = Model.load(path, engine);
       const weights = engine.allocatedBytes - before;
-      const { programs, trainables } = plannedRow(row, model);
+      const { programs, trainables } = plannedRow(row, model, parts);
       const planned = engine.allocatedBytes - before - weights + programs.bytes;
       const dispose = () => (trainables.dispose(), model.dispose());
       try {

@@ -3,6 +3,9 @@
  * step and of its encoding, planned and actual memory.
  *
  *     deno task bench [--engine auto|webgpu|cpu|deno|dawn] [--precision auto|fp32] [--rows 0.1B,0.4B:8x1024]
+ *         [--parts 1]
+ *
+ * A micro-batch is computed in as many parts as its size asks for, unless they are said.
  *
  * @module
  */
@@ -26,8 +29,10 @@ const { values } = parseArgs({
     engine: { type: "string", default: "auto" },
     precision: { type: "string", default: "auto" },
     rows: { type: "string" },
+    parts: { type: "string" },
   },
 });
+const parts = values.parts === undefined ? undefined : Number(values.parts);
 const { engine, reason } = await chooseEngine(values.engine as EngineChoice, {
   precision: values.precision as Precision,
 });
@@ -38,7 +43,7 @@ console.log(
   "model  batch×T  recompute  tokens/s      ×   ms/step  spread  encoding GB beyond weights, held      ×  until ready",
 );
 try {
-  for (const { row, programs, weights, planned } of subjects(rowsNamed(values.rows), engine)) {
+  for (const { row, programs, weights, planned } of subjects(rowsNamed(values.rows), engine, parts)) {
     const { name, B, T, recompute, opponent } = row;
     const before = engine.allocatedBytes - weights;
     const opened = performance.now();

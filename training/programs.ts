@@ -198,6 +198,11 @@ export class Programs {
     return graph;
   }
 
+  /** Into how many parts, one run of {@link gradients} each, a micro-batch is divided. */
+  get parts(): number {
+    return this.#sizes.parts;
+  }
+
   /** Bytes of the variables that programs are fed and read by. */
   get variableBytes(): number {
     return this.#variables.reduce((sum, variable) => sum + bytesOf(variable), 0);
