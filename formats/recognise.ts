@@ -54,7 +54,18 @@ export function recognise(file: RandomAccessFile): TensorFormat {
   for (const [kind, remedy, marks] of OTHERS) {
     if (marks.some((mark) => has(start, mark))) throw file.error(`it is ${kind}`, remedy);
   }
+  if (start.length >= SHORT_TEXT && start.every(isText)) {
+    throw file.error("it is a text and no safetensors file", "name a .safetensors file, or a .pth file saved by torch 1.6 or newer");
+  }
   return "safetensors";
+}
+
+/** Fewer letters than this may be anything. A header's length, with which safetensors begin, has bytes of zero in any file there is. */
+const SHORT_TEXT = 16;
+
+/** Whether a byte is one of a text: no control but tab, line feed and carriage return. */
+function isText(byte: number): boolean {
+  return byte >= 0x20 && byte !== 0x7f || byte === 0x09 || byte === 0x0a || byte === 0x0d;
 }
 
 function has(start: Uint8Array, mark: Mark): boolean {
