@@ -55,7 +55,10 @@ export function recognise(file: RandomAccessFile): TensorFormat {
     if (marks.some((mark) => has(start, mark))) throw file.error(`it is ${kind}`, remedy);
   }
   if (start.length >= SHORT_TEXT && start.every(isText)) {
-    throw file.error("it is a text and no safetensors file", "name a .safetensors file, or a .pth file saved by torch 1.6 or newer");
+    throw file.error(
+      "it is a text and no safetensors file",
+      "name a .safetensors file, or a .pth file saved by torch 1.6 or newer",
+    );
   }
   return "safetensors";
 }
