@@ -102,7 +102,8 @@ export function explain(error: unknown): string | undefined {
   const system = /^(.*?) \(os error \d+\)(?:: .*?'(.*)')?/s.exec(message);
   if (system) {
     const remedy = REMEDIES.find(([kind]) => error instanceof kind)?.[1];
-    const [, what, path] = system;
+    // Of a file that was to be renamed, its new name.
+    const [, what, named] = system, path = named?.split("' -> '").at(-1);
     return `Cannot use ${path ? `"${path}"` : "a file"}: ${what!.toLowerCase()}${
       remedy ? `, ${remedy}` : ""
     }`;

@@ -4,6 +4,7 @@
  * @module
  */
 import assert from "node:assert/strict";
+import { EngineError } from "../kernels/engine.ts";
 import { Graph, Variable } from "../kernels/graph.ts";
 import type { Op, Pass } from "../kernels/op.ts";
 import { matmul } from "../kernels/ops/matmul/op.ts";
@@ -161,41 +162,73 @@ Deno.test({
   },
 });
 
-Deno.test("train + a device that is lost at work: one sentence, the step to go on from, and a run that goes on elsewhere", async () => {
-  const projDir = newPath("lost");
+/** Trains on a device that fails. @returns what a person is told, and the step that is offered to go on from */
+async function trainFailing(faults: Faults, options: Parameters<typeof train>[0]) {
+  const own = Object.getOwnPropertyDescriptor(navigator, "gpu");
+  let message = "nothing failed", offered: number | undefined;
+  try {
+    Object.defineProperty(navigator, "gpu", {
+      value: { requestAdapter: () => Promise.resolve(fakeAdapter(faults)) },
+      configurable: true,
+    });
+    await train({ ...options, engine: "webgpu" }, { onFailure: ({ step }) => offered = step });
+  } catch (error) {
+    if (!(error instanceof EngineError)) throw error;
+    message = error.message;
+  } finally {
+    if (own) Object.defineProperty(navigator, "gpu", own);
+    else delete (navigator as { gpu?: GPU }).gpu;
+  }
+  return { message, offered };
+}
+
+Deno.test("train + a device that fails at one moment or another: one sentence with what to try, the newest step, and a run that goes on elsewhere", async () => {
   const options = {
     loadModel: writeTinyModel(newPath("model.safetensors")),
     dataFile: writeDocuments(newPath("text.jsonl"), randomTexts(12, 30)),
-    projDir,
     ctxLen: 16,
     microBsz: 2,
     boneConfig: { bone_r: 3 },
     saveSteps: 1,
     heldOut: 0,
     samplePrompt: "",
-    maxSteps: 5,
+    maxSteps: 12,
+    epochCount: 9,
   };
-  const own = Object.getOwnPropertyDescriptor(navigator, "gpu");
-  const told: { step: number }[] = [];
-  try {
-    Object.defineProperty(navigator, "gpu", {
-      value: { requestAdapter: () => Promise.resolve(fakeAdapter({ lostAt: 30 })) },
-      configurable: true,
-    });
-    await assert.rejects(
-      train({ ...options, engine: "webgpu" }, { onFailure: (failure) => told.push(failure) }),
-      {
-        name: "EngineError",
-        message: /the device was lost .* while running .*; try --grad_cp 1, .*--engine cpu$/,
-      },
+  const moments: [Faults, RegExp][] = [
+    ...[1, 30, 60].map((
+      lostAt,
+    ): [Faults, RegExp] => [{ lostAt }, /: the device was lost \(.*\) while running /]),
+    ...[1, 40].map((exhaustedAtSubmission): [Faults, RegExp] => [
+      { exhaustedAtSubmission },
+      /: out of GPU memory while (running|reading) /,
+    ]),
+    ...[1, 50, 150, 400].flatMap((n): [Faults, RegExp][] => [
+      [{ throwsAt: n }, /: (the device refused compiling .*: |.* failed: TypeError: )no more; /],
+      [
+        { invalidAt: n },
+        /: the device refused (allocating|compiling|binding|running|reading) .*: not valid; /,
+      ],
+    ]),
+  ];
+  let resumed = 0;
+  for (const [faults, says] of moments) {
+    const projDir = newPath("failing"), what = JSON.stringify(faults);
+    const { message, offered } = await trainFailing(faults, { ...options, projDir });
+    assert.match(
+      message,
+      /^Cannot go on with Fake GPU[^\n]*; (try --grad_cp 1, .*|use )--engine cpu$/,
+      `${what}: ${message}`,
     );
-  } finally {
-    if (own) Object.defineProperty(navigator, "gpu", own);
-    else delete (navigator as { gpu?: GPU }).gpu;
+    assert.match(message, says, `${what}: ${message}`);
+    const newest = listCheckpoints(projDir)[0]?.step;
+    assert.equal(offered, newest, what);
+    if (newest === undefined) continue;
+    assert.ok(newest < 12, what);
+    assert.equal((await train({ resume: projDir, engine: "cpu" })).steps, 12);
+    resumed++;
   }
-  assert.deepEqual(told.map(({ step }) => step), [listCheckpoints(projDir)[0]!.step]);
-  assert.ok(told[0]!.step >= 1 && told[0]!.step < 5);
-  assert.equal((await train({ resume: projDir, engine: "cpu" })).steps, 5);
+  assert.ok(resumed >= 3, `only ${resumed} failed after a step`);
 });
 
 Deno.test({

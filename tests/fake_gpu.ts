@@ -15,6 +15,10 @@ export interface Faults {
   lostAt?: number;
   /** The queue does nothing more from this submission on. */
   hangsAt?: number;
+  /** The call that throws, of all that make something, from 1. */
+  throwsAt?: number;
+  /** The call of these that is found not to be valid. */
+  invalidAt?: number;
   /** No device is given. */
   refused?: boolean;
 }
@@ -59,29 +63,38 @@ function fakeDevice(faults: Faults): GPUDevice {
   };
   const pass = { setPipeline() {}, setBindGroup() {}, dispatchWorkgroups() {}, end() {} };
   const scopes: string[] = [];
+  let calls = 0, invalid = false;
+  /** The same call, which fails where it is the one to. */
+  const making = <A extends unknown[], R>(make: (...args: A) => R) => (...args: A): R => {
+    if (++calls === faults.throwsAt) throw new TypeError("no\nmore");
+    invalid ||= calls === faults.invalidAt;
+    return make(...args);
+  };
   const device = {
     limits: LIMITS,
     lost: lost.promise,
     addEventListener() {},
     pushErrorScope: (kind: string) => void scopes.push(kind),
     popErrorScope: () => {
-      const found = exhausted && scopes.pop() === "out-of-memory";
+      const scope = scopes.pop();
+      const found = exhausted && scope === "out-of-memory", wrong = invalid && scope === "validation";
       if (found) exhausted = false;
-      return Promise.resolve(found ? { message: "out of memory" } : null);
+      if (wrong) invalid = false;
+      return Promise.resolve(found || wrong ? { message: found ? "out of memory" : "not\nvalid" } : null);
     },
-    createBuffer: ({ label = "", size }: { label?: string; size: number }) => {
+    createBuffer: making(({ label = "", size }: { label?: string; size: number }) => {
       if (faults.exhaustedAt?.test(label)) exhausted = true;
       const content = new ArrayBuffer(size);
       return { label, size, destroy() {}, mapAsync: settled, getMappedRange: () => content };
-    },
-    createShaderModule: () => ({}),
-    createComputePipelineAsync: () => Promise.resolve({ getBindGroupLayout: () => ({}) }),
-    createBindGroup: () => ({}),
-    createCommandEncoder: () => ({
+    }),
+    createShaderModule: making(() => ({})),
+    createComputePipelineAsync: making(() => Promise.resolve({ getBindGroupLayout: () => ({}) })),
+    createBindGroup: making(() => ({})),
+    createCommandEncoder: making(() => ({
       beginComputePass: () => pass,
       copyBufferToBuffer() {},
       finish: () => ({}),
-    }),
+    })),
     queue: {
       submit: () => {
         submissions++;

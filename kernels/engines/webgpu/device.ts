@@ -158,7 +158,7 @@ export class Device {
     } catch (error) {
       if (error instanceof EngineError) throw error;
       throw new EngineError(
-        `Cannot go on with ${this.description}: ${what} failed: ${firstLines(`${error}`)}`,
+        `Cannot go on with ${this.description}: ${what} failed: ${firstLines(`${error}`)}; ${SMALLER}`,
       );
     } finally {
       const caught = [this.gpu.popErrorScope(), this.gpu.popErrorScope()];
@@ -213,9 +213,9 @@ export class Device {
       // That the device was lost may be told a little after its work has failed.
       await Promise.race([this.gpu.lost, new Promise((resolve) => setTimeout(resolve, LAST_WORDS))]);
       await this.check();
-      throw error instanceof EngineError
-        ? error
-        : new EngineError(`Cannot go on with ${this.description}: ${what} failed: ${firstLines(`${error}`)}`);
+      throw error instanceof EngineError ? error : new EngineError(
+        `Cannot go on with ${this.description}: ${what} failed: ${firstLines(`${error}`)}; ${SMALLER}`,
+      );
     } finally {
       tellWaiting("");
       clearTimeout(timer);
