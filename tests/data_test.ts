@@ -214,6 +214,10 @@ Deno.test("readDocuments() refuses what holds no text, in one sentence", async (
     read("a.bin", Uint8Array.of(0x50, 0x4b, 0, 4)),
     /a\.bin is not plain text, .* offset 2/,
   );
+  await assert.rejects(
+    read("alone.idx", "MMIDIDX\0\0"),
+    /Cannot read the data file .*alone\.idx: there is no pair .*alone\.idx and .*alone\.bin$/,
+  );
   const absent = join("no", "such", "file.jsonl");
   await assert.rejects(
     readDocuments(absent, bytes),

@@ -50,7 +50,8 @@ export function dataFiles(path: string, dataType: DataType = "auto"): DataFiles 
   if (!kind?.isDirectory) {
     const prefix = path.replace(/\.(idx|bin)$/i, "");
     const isPair = existsSync(`${prefix}.idx`) && existsSync(`${prefix}.bin`);
-    if (given === "binidx" || (!given && isPair && (!kind || /\.(idx|bin)$/i.test(path)))) {
+    const isNamed = /\.idx$/i.test(path) || isPair && (!kind || /\.bin$/i.test(path));
+    if (given === "binidx" || (!given && isNamed)) {
       if (!isPair) {
         throw new Error(
           `Cannot read the data file ${path}: there is no pair ${prefix}.idx and ${prefix}.bin`,
