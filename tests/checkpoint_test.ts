@@ -108,6 +108,23 @@ Deno.test("train + checkpoints that somebody made, with right checksums: refused
       /holds NaN or infinity/,
     ],
     [
+      "a text too many",
+      () => {
+        const description = JSON.stringify(state);
+        made({ metadata: new Map([["state", description], ["sha256", hash(description)], ["a", "b"]]) });
+      },
+      /it holds texts that no checkpoint has/,
+    ],
+    [
+      "a tensor too many",
+      () =>
+        made({
+          infos: [...tensors, { ...first, name: "p.other" }],
+          bytes: new Map([["p.other", contents.get(first.name)!]]),
+        }),
+      /it holds tensors that the run has not/,
+    ],
+    [
       "something behind it",
       () => Deno.writeFileSync(path, new Uint8Array([...whole, 0])),
       /follow the header/,

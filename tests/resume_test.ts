@@ -289,6 +289,7 @@ Deno.test("listCheckpoints + newer files of older steps and leftovers: by step, 
       ".step-00000009.safetensors.1-a.tmp",
       "step-00000009.safetensors.tmp",
       "step-9.safetensors",
+      "step-000000003.safetensors",
     ]
   ) {
     Deno.writeTextFileSync(join(folder, name), "");
@@ -335,7 +336,7 @@ Deno.test("train + resume from a damaged checkpoint: refused by name, and the on
   assertSameRun(projDir, whole.projDir);
 });
 
-Deno.test("loadCheckpoint + any byte of the header changed: refused by name, or of no effect", async () => {
+Deno.test("loadCheckpoint + any byte of the header changed: refused by name", async () => {
   using file = openTensorFile(SHALLOW);
   const config = readModelConfig(file), random = randomNumbers(3), engine = new Oracle();
   const trainables = new Trainables(boneAdapter(config, 3, random), config, engine, { layerwise: true });
@@ -346,21 +347,19 @@ Deno.test("loadCheckpoint + any byte of the header changed: refused by name, or 
   }
   const folder = newPath("run");
   const path = await saveCheckpoint(folder, 12, trainables, 1);
-  const contents =
-    async () => [await trainables.read("p"), await trainables.read("m"), await trainables.read("v")];
-  const wanted = await contents();
   const bytes = Deno.readFileSync(path), header = 8 + new DataView(bytes.buffer).getUint32(0, true);
   const wrong: string[] = [];
   for (let at = 0; at < header; at++) {
-    Deno.writeFileSync(path, bytes.with(at, bytes[at]! ^ 1));
-    const near = new TextDecoder().decode(bytes.subarray(Math.max(8, at - 12), at + 1));
-    try {
-      const step = loadCheckpoint(path, trainables);
-      if (step !== 12) wrong.push(`step ${step}, by the byte after ${near}`);
-      assert.deepEqual(await contents(), wanted, near);
-    } catch (error) {
-      const named = error instanceof CheckpointError && error.message.includes(path);
-      if (!named) wrong.push(`${error}, by the byte after ${near}`);
+    // One bit, or the case of a letter.
+    for (const change of [1, 32]) {
+      Deno.writeFileSync(path, bytes.with(at, bytes[at]! ^ change));
+      const near = new TextDecoder().decode(bytes.subarray(Math.max(8, at - 12), at + 1));
+      try {
+        wrong.push(`step ${loadCheckpoint(path, trainables)}, by the byte after ${near}`);
+      } catch (error) {
+        const named = error instanceof CheckpointError && error.message.includes(path);
+        if (!named) wrong.push(`${error}, by the byte after ${near}`);
+      }
     }
   }
   assert.deepEqual(wrong, []);

@@ -19,7 +19,8 @@ export class CheckpointError extends Error {
 }
 
 const FOLDER = "checkpoints";
-const FILE_NAME = /^step-(\d{8,})\.safetensors$/;
+/** One spelling a step: eight digits, or more where they are needed. */
+const FILE_NAME = /^step-(\d{8}|[1-9]\d{8,})\.safetensors$/;
 /** What `writeFileAtomic` calls a file that has not got its name yet. */
 const LEFTOVER = /^\..+\.\d+-[0-9a-f]{8}\.tmp$/;
 
@@ -207,6 +208,9 @@ function check(file: TensorFile, trainables: Trainables): number {
   if (text === undefined || sha256(new TextEncoder().encode(text)) !== file.metadata.get("sha256")) {
     throw new CheckpointError("its description does not match its checksum");
   }
+  if (file.metadata.size !== 3 || file.metadata.get("format") !== "pt") {
+    throw new CheckpointError("it holds texts that no checkpoint has");
+  }
   const { step, checksums } = described(text);
   const named = FILE_NAME.exec(basename(file.path));
   if (named && Number(named[1]) !== step) {
@@ -229,6 +233,10 @@ function check(file: TensorFile, trainables: Trainables): number {
         throw new CheckpointError(`tensor "${full}" holds NaN or infinity`);
       }
     }
+  }
+  // All that the run has is there.
+  if (file.tensors.size > KINDS.length * parameters.size) {
+    throw new CheckpointError("it holds tensors that the run has not");
   }
   return step;
 }
