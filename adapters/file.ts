@@ -113,7 +113,7 @@ function described(text: string | undefined, path: string): Description | undefi
 }
 
 /** A site and a tensor at it that is not the site's own weight; `__proto__` would be no entry but a prototype. */
-const SITE_TENSOR =
+export const SITE_TENSOR =
   /^(blocks\.\d{1,6}\.(?:att|ffn)\.(?:receptance|key|value|output|gate))\.(?!weight$|bias$|__proto__$)(.+)$/;
 
 /** A method with its settings, as a description names them. */

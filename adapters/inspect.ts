@@ -8,7 +8,7 @@ import { modelIn, openTensorFile, type TensorFile, type TensorFormat } from "../
 import { readConfig } from "../rwkv/config.ts";
 import { officialName } from "../rwkv/names.ts";
 import type { Adapter } from "./adapter.ts";
-import { loadAdapter } from "./file.ts";
+import { loadAdapter, SITE_TENSOR } from "./file.ts";
 import { ADAPTER_TENSOR } from "./fit.ts";
 import { requireFit } from "./merge_adapter.ts";
 import type { AdapterHints, Settings } from "./method.ts";
@@ -205,8 +205,7 @@ function adapterSummary(path: string, file: TensorFile, hints: AdapterHints): Ad
     : [...file.tensors.values()].map(({ name, shape }) => [name, shape] as const);
   for (const [name, shape] of listed) {
     const dot = name.lastIndexOf("."), site = name.slice(0, dot);
-    const isWeight = /\.(weight|bias)$/.test(name) && !ADAPTER_TENSOR.test(name);
-    if (isWeight || STATE.test(name)) weights.push(name);
+    if (!ADAPTER_TENSOR.test(name) && !SITE_TENSOR.test(name)) weights.push(name);
     else at.set(site, (at.get(site) ?? new Map()).set(name.slice(dot + 1), shape));
   }
   const layers = new Map<string, number>();

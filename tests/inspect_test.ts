@@ -163,9 +163,10 @@ Deno.test("inspect + folders: a model that lacks a file, a run's, what a run kee
   Deno.mkdirSync(run);
   const model = await loadModel(BASE, { engine: "cpu" });
   const path = join(run, "adapter.pth");
-  saveAdapter(createAdapter(model, { r: 4, trainParts: ["ln1"] }), path);
+  saveAdapter(createAdapter(model, { r: 4, trainParts: ["ln1", "att.x_r", "att.w1"] }), path);
   model.dispose();
   assert.throws(() => inspect(run), { message: /the folder of a run: name .*adapter\.pth/ });
   const { adapter, metadata } = inspect(path);
-  assert.deepEqual([adapter!.weights.length, adapter!.originals, [...metadata.keys()]], [4, 4, ["wishbone"]]);
+  assert.deepEqual([adapter!.weights.length, adapter!.originals, [...metadata.keys()]], [8, 8, ["wishbone"]]);
+  assert.deepEqual([...adapter!.layers.keys()].filter((name) => !/^(att|ffn)\../.test(name)), []);
 });
