@@ -44,7 +44,9 @@ const FLAGS = {
     ["official", "hf"],
     "names of the layers in a PEFT directory: RWKV's own, or those of Hugging Face models [official]",
   ),
-  baseModel: file("the model that the adapter is for: --to lora takes the widths of its layers from there"),
+  baseModel: file(
+    "the model that the adapter is for: --to lora takes the widths of its layers from there, where the adapter does not tell them",
+  ),
   baseModelName: text("NAME", "what a PEFT directory calls its base model"),
   era: choice(
     ["disha", "bone"],

@@ -8,6 +8,7 @@ import { dirname, join } from "node:path";
 import { loadAdapter } from "../adapters/file.ts";
 import { initialised } from "../adapters/initialise.ts";
 import { writeMerged } from "../adapters/merged_file.ts";
+import { savePeft } from "../adapters/peft/write.ts";
 import { EngineProducts } from "../adapters/pissa/products.ts";
 import { type Decomposition, leadingSingularValues, type Sizes } from "../adapters/pissa/svd.ts";
 import { saveRwkvPeft } from "../adapters/rwkv_peft.ts";
@@ -334,5 +335,29 @@ Deno.test("merge_bone --lora_init: merges RWKV-PEFT's two files as the adapter t
   assert.deepEqual(await merge(path, "--lora_init", join(dirname(path), "init_pissa.pth")), wanted);
   await assert.rejects(merge(path), {
     message: /it may be a PiSSA, as .*init_pissa\.pth lies beside it; name that with --lora_init/,
+  });
+});
+
+Deno.test("savePeft + a PiSSA: a LoRA of twice the rank that merges to the same numbers, without the base model", async () => {
+  const adapter = await trained(), peft = newPath("peft");
+  savePeft(adapter, peft, { names: "hf" });
+  const lora = loadAdapter(peft);
+  assert.deepEqual([lora.method.name, lora.settings.r, lora.settings.alpha], ["lora", 6, 6]);
+  const merged = (adapter: Adapter) => {
+    const output = newPath("merged.safetensors");
+    using base = openTensorFile(MODEL);
+    writeMerged(base, adapter, output);
+    return openTensorFile(output);
+  };
+  using one = merged(adapter);
+  using two = merged(lora);
+  for (const name of one.tensors.keys()) {
+    assert.ok(relativeError(two.readFloat32(name), one.readFloat32(name)) < 1e-7, name);
+  }
+  const name = "blocks.0.att.key.init_lora_B", data = adapter.tensors.get(name)!.data.subarray(3);
+  const torn = new Map([...adapter.tensors, [name, { shape: [data.length / 3, 3], data }] as const]);
+  assert.throws(() => savePeft(adapter.withTensors(torn), newPath("never")), {
+    name: "AdapterError",
+    message: /: its tensors at blocks\.0\.att\.key do not fit each other, "init_lora_B" for one$/,
   });
 });

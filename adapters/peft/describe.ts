@@ -132,17 +132,16 @@ function asLora(adapter: Adapter, dora: boolean): Described {
 
 /** Any method that adds a product of thin matrices, as a LoRA with alpha = r, so that its scale is 1. */
 function asProduct(adapter: Adapter, widths: ReadonlyMap<string, Site> | undefined): Described {
-  if (!widths) {
-    throw new AdapterError(
-      `Cannot write a ${adapter.method.name} adapter as LORA without the widths of its layers: name the base model`,
-    );
-  }
   const { sites, others } = divided(adapter);
   const ranks = new Map<string, Settings>(), atSites: SiteTensor[] = [];
   for (const [site, tensors] of sites) {
     const settings = adapter.settingsAt(site);
     const parameters = Object.fromEntries([...tensors].map(([name, { data }]) => [name, data]));
-    const { A, B, r } = adapter.method.lowRank!({ site: widths.get(site)!, settings, parameters });
+    const { A, B, r } = adapter.method.lowRank!({
+      site: widths?.get(site) ?? widthsOf(adapter, site, tensors),
+      settings,
+      parameters,
+    });
     ranks.set(site, { r, alpha: r });
     atSites.push({ site, key: "lora_A.weight", tensor: { shape: [r, A.length / r], data: A } });
     atSites.push({ site, key: "lora_B.weight", tensor: { shape: [B.length / r, r], data: B } });
@@ -150,6 +149,21 @@ function asProduct(adapter: Adapter, widths: ReadonlyMap<string, Site> | undefin
   const [settings] = ranks.values() as Iterable<Settings> as [Settings];
   const overrides = new Map([...ranks].filter(([, { r }]) => r !== settings!.r));
   return { others, atSites, config: (rename) => loraConfig(settings!, overrides, rename, false) };
+}
+
+/** A layer with its widths, as far as its own tensors tell: PiSSA's do. @throws AdapterError where they do not */
+function widthsOf(adapter: Adapter, name: string, tensors: ReadonlyMap<string, HostTensor>): Site {
+  const { lora_A: A, lora_B: B } = Object.fromEntries(tensors);
+  const unusable = (why: string) =>
+    new AdapterError(`Cannot write a ${adapter.method.name} adapter as LORA${why}`);
+  if (!A || !B) throw unusable(" without the widths of its layers: name the base model");
+  const site = { name, layer: 0, in: A.shape[1] ?? 0, out: B.shape[0] ?? 0 };
+  const wanted = Object.entries(adapter.method.parameters(site, adapter.settingsAt(name)));
+  const wrong = wanted.find(([key, { shape }]) => tensors.get(key)?.shape.join() !== shape.join())?.[0];
+  if (wrong !== undefined) {
+    throw unusable(`: its tensors at ${name} do not fit each other, "${wrong}" for one`);
+  }
+  return site;
 }
 
 function loraConfig(

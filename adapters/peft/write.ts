@@ -20,7 +20,7 @@ export interface SavePeftOptions {
   readonly type?: PeftType | undefined;
   /** Names of the modules: as the adapter has them (default), or those of Hugging Face RWKV-7 models. */
   readonly names?: "official" | "hf" | undefined;
-  /** The adapter's linear layers with their widths, which LORA needs of an adapter that is no LoRA. */
+  /** The adapter's linear layers with their widths, which LORA needs of a Bone. */
   readonly sites?: ReadonlyMap<string, Site> | undefined;
   /** What `base_model_name_or_path` says: a name on the hub or a path. */
   readonly baseModel?: string | undefined;
