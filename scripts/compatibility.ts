@@ -28,7 +28,6 @@ const NOT_NEEDED = {
   numWorkers: any,
   persistentWorkers: toggle(""),
   prefetchFactor: any,
-  sftSplit: any,
   loraLoad: any,
   loraR: any,
   loraAlpha: any,

@@ -32,6 +32,7 @@ const FLAGS = {
   limit: whole("documents at most, from the first"),
   dataType: FILES.dataType,
   sftField: FILES.sftField,
+  sftSplit: FILES.sftSplit,
   promptFormat: FILES.promptFormat,
   lossMask: FILES.lossMask,
   maskId: FILES.maskId,

@@ -28,6 +28,7 @@ const FLAGS = {
   binidxType: choice(["uint16", "int32"], "type of the ids; without it uint16 where they fit"),
   dataType: FILES.dataType,
   sftField: FILES.sftField,
+  sftSplit: FILES.sftSplit,
   promptFormat: FILES.promptFormat,
   force: toggle("replace existing files"),
   ...HUB,

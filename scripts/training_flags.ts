@@ -48,6 +48,10 @@ export const FILES = {
     "how to read it; auto and sft go by extensions",
   ),
   sftField: list("fields of a record: text or messages; prompt and answer; or instruction, input and output"),
+  sftSplit: text(
+    "SPLIT",
+    "part of the text, in the words of Hugging Face's datasets: train, train[:1000], test[10%:]; a name chooses files of a folder; without it all",
+  ),
   promptFormat: text(
     "NAME",
     `how conversations are written: ${
@@ -83,6 +87,7 @@ export const FILES = {
   | "dataFile"
   | "dataType"
   | "sftField"
+  | "sftSplit"
   | "promptFormat"
   | "lossMask"
   | "maskId"

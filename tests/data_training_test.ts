@@ -204,6 +204,21 @@ Deno.test("train + short documents: padding is pointed out; --data_shuffle 0 kee
   assert.notDeepEqual((await run({ dataFile, microBsz: 4 })).losses, losses);
 });
 
+Deno.test("train + what is held out and what --sft_split leaves out: the tokens of the summary add up", async () => {
+  const length = 20,
+    dataFile = writeDocuments(
+      newPath("text.jsonl"),
+      Array.from({ length: 40 }, () => "x".repeat(length - 1)),
+    );
+  const { all } = await run({ dataFile, ctxLen: 32, heldOut: 0.2, sftSplit: "train[:75%]", maxSteps: 1 });
+  const [, documents, tokens, targets, heldOut] =
+    /Text: (\d+) documents, (\d+) tokens .*; (\d+) targets an epoch .*; 10 documents outside of --sft_split left out; (\d+) tokens held out/
+      .exec(all)!.map(Number);
+  assert.deepEqual([documents, tokens, heldOut], [30, 600, 120]);
+  // The first token of each document is no target.
+  assert.equal(targets! + (tokens! - heldOut!) / length, tokens! - heldOut!);
+});
+
 Deno.test("train + samples of a conversation: the prompt is what the user says", async () => {
   const dataFile = writeRecords(QUESTIONS);
   const { samples } = await run({ dataFile, ctxLen: 40, maxSteps: 1, samplePrompt: "1 and 1?" });

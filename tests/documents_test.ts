@@ -189,6 +189,53 @@ Deno.test("readDocuments + loss_mask se learns what stands between two texts, wh
   }
 });
 
+Deno.test("readDocuments + sftSplit: files by name, records by number and by share, and the rest counted", async () => {
+  const records = (name: string, count: number) =>
+    jsonl(...Array.from({ length: count }, (_, i) => ({ text: `${name}${i}` })));
+  const taken = async (sftSplit: string, files: Record<string, string> = { "a.jsonl": records("", 10) }) => {
+    return await withFiles(files, async (folder) => {
+      const { documents, summary } = await readDocuments(folder, bytes, { sftSplit });
+      return [
+        documents.map((document) => marked(document, bytes).replace(/^⟦|<end>⟧$/g, "")).join(" "),
+        summary.outsideSplit,
+      ];
+    });
+  };
+  assert.deepEqual(await taken("train"), ["0 1 2 3 4 5 6 7 8 9", 0]);
+  assert.deepEqual(await taken("train[:3]"), ["0 1 2", 7]);
+  assert.deepEqual(await taken("train[-2:]"), ["8 9", 8]);
+  assert.deepEqual(await taken("train[10%:25%]"), ["1 2", 8]);
+  assert.deepEqual(await taken("train[4:-4]"), ["4 5", 8]);
+  assert.deepEqual(await taken("train[7:99]"), ["7 8 9", 7]);
+  // A record without an answer is a record.
+  const unanswered = {
+    "a.jsonl": jsonl({ prompt: "", completion: "" }, { messages: [{ role: "user", content: "Q" }] }, {
+      text: "x",
+    }),
+  };
+  assert.deepEqual(await taken("train[2:]", unanswered), ["x", 1]);
+  const folder = {
+    "data/train-00000-of-00002.jsonl": records("a", 1),
+    "data/train-00001-of-00002.jsonl": records("b", 2),
+    "test.jsonl": records("t", 2),
+    "training.jsonl": records("n", 1),
+  };
+  assert.deepEqual(await taken("train[1:]", folder), ["b0 b1", 1]);
+  assert.deepEqual(await taken("test", folder), ["t0 t1", 0]);
+  assert.deepEqual(await taken("train", { "one.jsonl": records("o", 1), "dev.jsonl": records("d", 1) }), [
+    "o0",
+    0,
+  ]);
+  await assert.rejects(
+    taken("validation", folder),
+    /has no split "validation": no file is called so, leave out --sft_split$/,
+  );
+  await assert.rejects(taken("train[5:5]"), /has no document in --sft_split train\[5:5\]$/);
+  for (const wrong of ["", "train[", "train[3]", "train+test", "train[:200%]", "[:3]"]) {
+    await assert.rejects(taken(wrong), /^Error: Cannot understand --sft_split /, wrong);
+  }
+});
+
 Deno.test("readDocuments + answers of nothing are counted, and still end", async () => {
   const empty = { messages: [...CONVERSATION.messages.slice(0, 2), { role: "assistant", content: " \n" }] };
   const { texts, summary } = await read({

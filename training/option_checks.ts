@@ -5,6 +5,7 @@
  */
 import { promptFormat } from "../rwkv/prompt_format.ts";
 import { requireMaskId } from "./data/documents.ts";
+import { splitOf } from "./data/splits.ts";
 import { flag, OptionError } from "./option_error.ts";
 import type { TrainSettings } from "./options.ts";
 
@@ -85,6 +86,7 @@ export function checkData(settings: TrainSettings): void {
   }
   try {
     requireMaskId(settings);
+    if (settings.sftSplit !== undefined) splitOf(settings.sftSplit);
     if (format !== "auto") promptFormat(format);
   } catch (error) {
     throw new OptionError((error as Error).message);

@@ -71,6 +71,8 @@ export interface TrainOptions {
   dataType?: DataType;
   /** Fields of a record: one of text or messages, two of prompt and answer, or three of instruction, input and output. */
   sftField?: readonly string[];
+  /** Part of the text, in the words of Hugging Face's datasets: `train`, `train[:1000]`, `test[10%:]`. Default: all. */
+  sftSplit?: string;
   /** How conversations are written: a name, a template, or "auto". */
   promptFormat?: string;
   /** What counts: "auto" is the answers of conversations and all of a text. */
@@ -212,6 +214,7 @@ export const UNSET = {
   evalSteps: "number",
   earlyStop: "number",
   sftField: "list of texts",
+  sftSplit: "string",
   maskId: "object",
 } as const satisfies { [option in keyof TrainOptions]: string };
 type Unset = keyof typeof UNSET;

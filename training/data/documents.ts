@@ -17,6 +17,7 @@ import { countTargets, encodeDocument, withoutContext } from "./document.ts";
 import { type Example, exampleOf } from "./examples.ts";
 import { type DataFile, dataFiles, type DataType, pathsOf } from "./files.ts";
 import type { Row } from "./read/row.ts";
+import { filesOfSplit, recordsOfSplit } from "./splits.ts";
 import { readCsv, readParquet } from "./read/tables.ts";
 import { readJson, readJsonLines, readText } from "./read/text.ts";
 
@@ -29,6 +30,8 @@ export interface ReadDocumentsOptions {
   dataType?: DataType | undefined;
   /** The fields of a record: one of text or messages, two of prompt and answer, or three of instruction, input and output. */
   sftField?: readonly string[] | undefined;
+  /** Part of the data set, in Hugging Face's words: a name that files have, and records, as in `train[:1000]`. Default: all. */
+  sftSplit?: string | undefined;
   /** How conversations are written; `auto`, the default, is `instruction` for instructions and `chat` for the rest. */
   promptFormat?: string | undefined;
   /**
@@ -68,6 +71,8 @@ export interface DocumentsSummary {
   normalised: number;
   /** Answers whose reasoning the prompt format has no place for. */
   withoutReasoning: number;
+  /** Documents outside of the split that was asked for, which are left out. */
+  outsideSplit: number;
   /** Answers in which nothing is said. */
   emptyAnswers: number;
   /** The prompt format that most conversations were written in, or that was named; undefined where there is neither. */
@@ -95,11 +100,15 @@ export async function readDocuments(
   tokenizer: Tokenizer,
   options: ReadDocumentsOptions = {},
 ): Promise<Documents> {
-  const { files, passedOver } = dataFiles(path, options.dataType);
+  const found = dataFiles(path, options.dataType), { sftSplit } = options;
+  const { files, passedOver } = sftSplit === undefined ? found : filesOfSplit(found, path, sftSplit);
   const reader = new Reader(tokenizer, options);
   for (const file of files) await reader.add(file);
-  const { documents, counts } = reader;
+  const { counts } = reader, documents = reader.documentsOf(sftSplit);
   if (documents.length === 0) {
+    if (reader.documents.length) {
+      throw new Error(`The data file ${path} has no document in --sft_split ${sftSplit}`);
+    }
     throw new Error(
       counts.skipped
         ? `None of the ${counts.skipped} documents of ${path} has ${
@@ -123,6 +132,7 @@ export async function readDocuments(
       tokens: documents.reduce((sum, document) => sum + document.length, 0),
       targets: documents.reduce((sum, document) => sum + countTargets(document), 0),
       ...counts,
+      outsideSplit: reader.documents.length - documents.length,
       promptFormat: reader.promptFormat,
     },
   };
@@ -149,6 +159,9 @@ function isEmptyAnswer({ role, content, reasoning }: Turn): boolean {
 /** Collects documents and counts. */
 class Reader {
   readonly documents: Uint32Array[] = [];
+  /** The number of each document's record, and of all records. */
+  readonly #numbers: number[] = [];
+  #records = 0;
   readonly counts = {
     skipped: 0,
     blankLines: 0,
@@ -170,6 +183,13 @@ class Reader {
     const { promptFormat: given = "auto" } = this.options;
     const most = [...this.#formats.values()].sort((a, b) => b.count - a.count)[0]?.format.name;
     return most ?? (given === "auto" ? undefined : given);
+  }
+
+  /** The documents of a split; all where none is named. */
+  documentsOf(split: string | undefined): Uint32Array[] {
+    if (split === undefined) return this.documents;
+    const [from, to] = recordsOfSplit(split, this.#records);
+    return this.documents.filter((_, i) => this.#numbers[i]! >= from && this.#numbers[i]! < to);
   }
 
   async add({ path, type }: DataFile): Promise<void> {
@@ -268,6 +288,10 @@ class Reader {
   /** Keeps a document, unless all of it is context. */
   #keep(document: Uint32Array): void {
     if (document.length > 1 && countTargets(document) === 0) this.counts.skipped++;
-    else this.documents.push(document);
+    else {
+      this.documents.push(document);
+      this.#numbers.push(this.#records);
+    }
+    this.#records++;
   }
 }

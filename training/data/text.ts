@@ -47,6 +47,7 @@ export async function readText(
   const { documents, summary } = await readDocuments(dataFile, tokenizer, {
     ...reading,
     dataType: settings.dataType,
+    sftSplit: settings.sftSplit,
   });
   // In chunks, a sample is as long as its document, and ctxLen only a bound.
   const shortest = settings.trainType === "infctx" ? Math.min(settings.chunkCtx, ctxLen) : ctxLen;
@@ -73,7 +74,9 @@ export async function readText(
   const heldOut = split.heldOut.some((document) => countTargets(document) > 0)
     ? new Batches({ documents: split.heldOut, ctxLen, microBsz, ...order })
     : undefined;
-  describe(summary, batches, tokenizer).forEach(onMessage);
+  const isSplit = settings.evalFile === undefined;
+  const heldOutTokens = isSplit ? split.heldOut.reduce((sum, { length }) => sum + length, 0) : 0;
+  describe(summary, batches, tokenizer, heldOutTokens).forEach(onMessage);
   const shown = split.train.find(hasContext) ??
     (summary.promptFormat === undefined ? undefined : split.train[0]);
   if (shown) onMessage(`First document, with what is learnt in ⟦ ⟧:${indented(marked(shown, tokenizer))}`);
@@ -85,11 +88,18 @@ function hasContext(document: Uint32Array): boolean {
 }
 
 /** What was found and what becomes of it, in sentences. */
-function describe(summary: DocumentsSummary, batches: Batches, tokenizer: Tokenizer): string[] {
+function describe(
+  summary: DocumentsSummary,
+  batches: Batches,
+  tokenizer: Tokenizer,
+  heldOutTokens: number,
+): string[] {
   const { path, files, documents, tokens, targets, skipped, passedOver } = summary;
   const few = targets < FEW_TARGETS * tokens;
   const counted = (count: number, what: string) => count ? [`${count} ${what}`] : [];
   const done = [
+    ...counted(summary.outsideSplit, "documents outside of --sft_split left out"),
+    ...counted(heldOutTokens, "tokens held out"),
     ...counted(
       batches.cut,
       `documents longer than a sample ${batches.dropped ? "cut off" : "cut into several"}`,
