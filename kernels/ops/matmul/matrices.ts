@@ -3,7 +3,7 @@
  *
  * A workgroup stages a slice of both operands as f16, four numbers at a store, in the order in which they lie in memory (a transposed
  * operand is loaded by columns, which costs nothing) while the next slice is on its way into registers; each of its subgroups holds a block of the
- * tile as matrices of sums. With two slices in workgroup memory subgroups may be a slice apart, so that some stage while others multiply. Staged rows are padded by 8 halves against bank conflicts. Numbers over f16's range become infinite,
+ * tile as matrices of sums. Staged rows are padded by 8 halves against bank conflicts. Numbers over f16's range become infinite,
  * so that the loss shows them.
  *
  * @module
@@ -22,8 +22,6 @@ export interface Blocking {
   /** The block of a subgroup. */
   readonly blockM: number;
   readonly blockN: number;
-  /** Slices in workgroup memory: with two, one is staged while the other is multiplied, and a slice costs one barrier. */
-  readonly slices: 1 | 2;
 }
 
 /** Halves at the end of a staged row. */
@@ -39,7 +37,7 @@ export function workgroupBytes(blocking: Blocking, layout: Layout, units: Matrix
   const a = staged(layout.transposeA, blocking.M, blocking.K),
     b = staged(!layout.transposeB, blocking.N, blocking.K);
   const subgroups = invocations(blocking, units) / units.lanes;
-  return 2 * blocking.slices * (a.rows * a.stride + b.rows * b.stride) + 4 * subgroups * units.side ** 2;
+  return 2 * (a.rows * a.stride + b.rows * b.stride) + 4 * subgroups * units.side ** 2;
 }
 
 /** The slice of an operand in workgroup memory: rows along K, or K along rows. */
@@ -47,8 +45,6 @@ function staged(rowsAlongK: boolean, extent: number, K: number) {
   const rows = rowsAlongK ? K : extent, width = rowsAlongK ? extent : K;
   return { rows, width, stride: width + PADDING };
 }
-
-const vectorsOf = ({ rows, stride }: { rows: number; stride: number }) => rows * stride / 4;
 
 /** How 16 bytes of an operand are read, and what they are as f16. */
 const WIDE: Record<Exclude<StorageType, "i32">, { type: string; count: number; halves: string }> = {
@@ -80,7 +76,6 @@ const times = (count: number, line: (i: number) => string) =>
 interface Operand {
   readonly dtype: StorageType;
   readonly slice: { readonly rows: number; readonly width: number; readonly stride: number };
-  readonly slices: 1 | 2;
   readonly rowsAlongK: boolean;
   /** Elements of a row in memory, where slices never reach beyond the operand, so that nothing need be checked. */
   readonly width: number | undefined;
@@ -89,13 +84,12 @@ interface Operand {
 
 /**
  * Declares an operand, its slice, and functions for the i-th read of a slice: `<x>_start(i, first)`, where it is in the first
- * slice (of a block, where there are several); `<x>_fetch(i, first, start, k0, last)` reads it in the slice at k0; `<x>_stage(i, w, to)` puts it into
- * workgroup memory, whose slice begins at the vector `to`.
+ * slice (of a block, where there are several); `<x>_fetch(i, first, start, k0, last)` reads it in the slice at k0; `<x>_stage(i, w)` puts it into workgroup memory.
  */
 function operand(
   x: "a" | "b",
   binding: number,
-  { dtype, slice, slices, rowsAlongK, width, blocks }: Operand,
+  { dtype, slice, rowsAlongK, width, blocks }: Operand,
 ): string {
   const { type, count, halves } = WIDE[dtype as keyof typeof WIDE];
   const [extent, across] = x === "a" ? ["p.M", "p.a_m"] : ["p.N", "p.b_n"];
@@ -109,7 +103,7 @@ function operand(
     width === undefined ? undefined : (index === "k") === rowsAlongK ? `${width}u` : "1u";
   return `
 @group(0) @binding(${binding}) var<storage, read> ${x}: array<${type}>;
-var<workgroup> ${x}_slice: array<vec4<f16>, ${slices * vectorsOf(slice)}>;
+var<workgroup> ${x}_slice: array<vec4<f16>, ${slice.rows * slice.stride / 4}>;
 fn ${x}_start(i: u32, first: u32${blocks ? ", block: u32" : ""}) -> u32 {
   return (${start}(first + ${outer}) * ${known("outer") ?? across} + (${k}) * ${
     known("k") ?? along
@@ -123,8 +117,8 @@ fn ${x}_fetch(i: u32, first: u32, start: u32, k0: u32, last: u32) -> ${type} {
       : `return ${x}[start + k0 * ${known("k")} / ${count}u];`
   }
 }
-fn ${x}_stage(i: u32, w: ${type}, to: u32) {
-  let at = to + (${row} * ${slice.stride}u + ${column}) / 4u;
+fn ${x}_stage(i: u32, w: ${type}) {
+  let at = (${row} * ${slice.stride}u + ${column}) / 4u;
   ${halves}
   ${fours.map((four, j) => `${x}_slice[at + ${j}u] = ${four};`).join(" ")}
 }`;
@@ -142,7 +136,7 @@ export function matricesShader(
   whole: boolean,
   widths?: { readonly a: number; readonly b: number },
 ): string {
-  const { side, lanes } = units, { mode, blocks = false } = layout, { slices } = blocking;
+  const { side, lanes } = units, { mode, blocks = false } = layout;
   const part = blocks ? "(group.z / p.blocks)" : "group.z";
   const threads = invocations(blocking, units), across = blocking.N / blocking.blockN;
   const rows = blocking.blockM / side, columns = blocking.blockN / side;
@@ -156,13 +150,10 @@ export function matricesShader(
     each((x, first, i) =>
       `${x}${i} = ${x}_fetch(lane + ${i * threads}u, ${first}, ${x}_start${i}, ${k0}, last);`
     );
-  const stage = (toA: string, toB: string) =>
-    times(readsA, (i) => `a_stage(lane + ${i * threads}u, a${i}, ${toA});`) + "\n" +
-    times(readsB, (i) => `b_stage(lane + ${i * threads}u, b${i}, ${toB});`);
   const matrix = (kind: string, type: string) => `subgroup_matrix_${kind}<${type}, ${side}, ${side}>`;
   // Offsets and strides count the vectors of a slice.
   const load = (x: "a" | "b", byColumns: boolean, stride: number, offset: string) =>
-    `${byColumns ? "col" : "row"}_major>(&${x}_slice, ${x}_at + (${offset}) / 4u, ${stride / 4}u)`;
+    `${byColumns ? "col" : "row"}_major>(&${x}_slice, (${offset}) / 4u, ${stride / 4}u)`;
   const loadA = (i: number, q: number) =>
     load(
       "a",
@@ -192,21 +183,11 @@ enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 ${parameters(blocks)}
-${
-    operand("a", 1, {
-      dtype: "f32",
-      slice: a,
-      slices,
-      rowsAlongK: layout.transposeA,
-      width: widths?.a,
-      blocks,
-    })
-  }
+${operand("a", 1, { dtype: "f32", slice: a, rowsAlongK: layout.transposeA, width: widths?.a, blocks })}
 ${
     operand("b", 2, {
       dtype: layout.dtype,
       slice: b,
-      slices,
       rowsAlongK: !layout.transposeB,
       width: widths?.b,
       blocks,
@@ -245,15 +226,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     )
   }
   ${fetch(`${part} * p.part`)}
-  ${slices === 2 ? `var a_at = 0u;\n  var b_at = 0u;\n  ${stage("0u", "0u")}\n  workgroupBarrier();` : ""}
   for (var k0 = ${part} * p.part; k0 < last; k0 += ${blocking.K}u) {
-    ${
-    slices === 1
-      ? `let a_at = 0u;\n    let b_at = 0u;\n    ${stage("0u", "0u")}\n    workgroupBarrier();`
-      : ""
-  }
-    let more = k0 + ${blocking.K}u < last;
-    if (more) {
+    ${times(readsA, (i) => `a_stage(lane + ${i * threads}u, a${i});`)}
+    ${times(readsB, (i) => `b_stage(lane + ${i * threads}u, b${i});`)}
+    workgroupBarrier();
+    if (k0 + ${blocking.K}u < last) {
       ${fetch(`k0 + ${blocking.K}u`)}
     }
     ${
@@ -267,15 +244,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
           " }")
       }
     }`)
-  }
-    ${
-    slices === 2
-      ? `a_at = ${vectorsOf(a)}u - a_at;
-    b_at = ${vectorsOf(b)}u - b_at;
-    if (more) {
-      ${stage("a_at", "b_at")}
-    }`
-      : ""
   }
     workgroupBarrier();
   }
