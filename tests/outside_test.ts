@@ -6,10 +6,12 @@
 import assert from "node:assert/strict";
 import { CpuEngine } from "../kernels/engines/cpu/engine.ts";
 import { Oracle } from "../kernels/engines/cpu/oracle.ts";
-import { type StorageType, Variable } from "../kernels/graph.ts";
+import { Graph, type StorageType, Variable } from "../kernels/graph.ts";
 import { embedding } from "../kernels/ops/embedding/op.ts";
 import { map } from "../kernels/ops/map/op.ts";
 import { matmul } from "../kernels/ops/matmul/op.ts";
+import { assign } from "../kernels/ops/update/op.ts";
+import { compile } from "../kernels/plan.ts";
 import { Model } from "../rwkv/model.ts";
 import { computeGradients } from "../training/gradients.ts";
 import { type Case, fixed, given, run, stored, uniform } from "./conformance.ts";
@@ -127,6 +129,24 @@ Deno.test("CpuEngine + a weight outside: counted as held, and given back", () =>
     assert.ok(engine.room("bf16") >= engine.room("f32") && engine.room("f32") <= 2 ** 32);
   } finally {
     engine.dispose();
+  }
+});
+
+Deno.test("CpuEngine.room + values that fill it: loaded with the threads' scratch and windows, and not with 64 bytes more", async () => {
+  for (const outside of [false, true]) {
+    const engine = new CpuEngine({ workers: 7, weightsInside: outside ? 0 : Infinity });
+    try {
+      const [x, y] = [[8, 64], [8, 32]].map((shape) => new Variable("", shape)) as [Variable, Variable];
+      const weight = new Variable("weight", [32, 64], "bf16"), graph = new Graph();
+      [x, y, weight].forEach((variable) => engine.allocate(variable));
+      assign(graph, y, matmul(graph, graph.use(x), graph.use(weight), { transposeB: true }));
+      const program = compile(graph, engine), most = engine.room("f32") - program.workspaceBytes;
+      const filled = (bytes: number) => ({ ...program, slots: [...program.slots, bytes] });
+      await assert.rejects(engine.load(filled(most + 64)), /Out of memory/);
+      (await engine.load(filled(most))).run();
+    } finally {
+      engine.dispose();
+    }
   }
 });
 

@@ -10,8 +10,8 @@ const PAGE = 65536;
 export const MAXIMUM_PAGES = 65536;
 /** Cache lines, so that workers never share one across two pieces. */
 const ALIGNMENT = 64;
-/** What a 32-bit memory holds, but for its last bytes: the address behind a piece has 32 bits too. */
-export const MAXIMUM_BYTES: number = MAXIMUM_PAGES * PAGE - ALIGNMENT;
+/** What is handed out of a 32-bit memory at most: not its first bytes, nor its last, as the address behind a piece has 32 bits too. */
+export const MAXIMUM_BYTES: number = MAXIMUM_PAGES * PAGE - 2 * ALIGNMENT;
 
 /** Allocates by byte address. Address 0 is never handed out: it means "none" to the kernels. */
 export class Allocator {
@@ -50,7 +50,7 @@ export class Allocator {
     const pages = Math.ceil(end / PAGE) - this.memory.buffer.byteLength / PAGE;
     const gigabytes = (bytes: number) => (bytes / 2 ** 30).toFixed(2);
     try {
-      if (end > MAXIMUM_BYTES) throw new RangeError("beyond 32 bits");
+      if (end > ALIGNMENT + MAXIMUM_BYTES) throw new RangeError("beyond 32 bits");
       if (pages > 0) this.memory.grow(pages);
     } catch {
       throw new EngineError(

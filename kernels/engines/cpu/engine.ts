@@ -75,7 +75,11 @@ export class CpuEngine implements Engine {
 
   room(dtype: StorageType): number {
     const left = (machineBytes() ?? Infinity) - this.allocatedBytes;
-    return isPacked(dtype) ? left : Math.min(left, MAXIMUM_BYTES - this.#allocator.usedBytes);
+    if (isPacked(dtype)) return left;
+    // What the first program will have the threads given.
+    const scratch = scratchBytes([], this.#kernels) + (this.#outside.size ? this.#options.windowBytes : 0);
+    const toCome = this.#pool.size * Math.max(0, scratch - this.#scratch.bytes);
+    return Math.min(left, MAXIMUM_BYTES - this.#allocator.usedBytes) - toCome;
   }
 
   allocate(variable: Variable, content?: ArrayBufferView): void {
