@@ -72,11 +72,10 @@ function product(kernels: WasmKernels, { layout, dtype, M, N, K, accumulate, add
 
 for (const { variant, kernels } of builds) {
   Deno.test(`matmul equals float64 and its shares agree bit for bit (${variant})`, () => {
-    const sizes = [[1, 1, 1], [1, 23, 9], [2, 7, 70], [3, 9, 4], [5, 17, 33], [8, 21, 66], [9, 34, 67], [
-      70,
-      19,
-      40,
-    ]];
+    // Rows of every remainder by six and by four, in shares that begin anywhere.
+    // deno-fmt-ignore
+    const sizes = [[1, 1, 1], [1, 23, 9], [2, 7, 70], [3, 9, 4], [4, 8, 6], [5, 17, 33], [8, 21, 66], [9, 34, 67], [10, 16, 5],
+      [11, 8, 6], [12, 9, 7], [13, 24, 3], [70, 19, 40], [75, 16, 9], [77, 17, 10]];
     for (const [M, N, K] of sizes) {
       for (const layout of Object.values(LAYOUT)) {
         for (const dtype of Object.values(DTYPE)) {

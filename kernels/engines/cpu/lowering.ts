@@ -93,7 +93,7 @@ const matmul: Lowering = (call) => {
   const layout = LAYOUT[`${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`];
   const columns = M <= 64 || N > M;
   const units = columns ? N : M;
-  const options = { grain: columns ? 8 : M < 512 ? 4 : 64, work: M * N * K / units / 20 };
+  const options = { grain: columns ? 8 : 4, work: M * N * K / units / 20 };
   const index = outside(b);
   // The addend is added after all terms of the product, as in every engine: then a product of zeros changes no bit.
   return [share(call, units, options, (start, end, worker) => {

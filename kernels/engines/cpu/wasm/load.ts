@@ -38,7 +38,7 @@ export interface WasmKernels {
    * Rows [m0, m1) × columns [n0, n1) of C [M, N] = op(A)·op(B), or C += with `accumulate`; then + `addend`, a matrix that is
    * stored as C is, or 0 for none. A and C are f32, B is `DTYPE`;
    * `lda`, `ldb`, `ldc` are row lengths in elements. Shares: columns in multiples of 8 when M ≤ 64 (B is then read once in
-   * all), otherwise rows in multiples of 64 (at least of 4) or columns in multiples of 8, whichever is longer.
+   * all), otherwise rows in multiples of 4 or columns in multiples of 8, whichever is longer.
    */
   matmul(
     layout: number,

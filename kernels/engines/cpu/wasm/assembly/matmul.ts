@@ -1,21 +1,20 @@
 // deno-fmt-ignore-file: the formatter deletes the decorators of functions, and with them their inlining
 /**
- * C = op(A)·op(B) (+ C). Large products run on packed panels: a tile of 4×8 accumulators (eight registers: exactly what hides
- * the latency of two multiply-add units), B blocks of KC×NC in the second-level cache and one B panel in the first. Products
- * with few rows (generation) read B once, unpacked.
+ * C = op(A)·op(B) (+ C). Large products run on packed panels: a tile of ROWS×8 accumulators, B blocks of
+ * KC×NC in the second-level cache and one B panel in the first. Products with few rows (generation) read B once, unpacked.
  *
  * An element's arithmetic depends on (M, N, K) alone, never on the share, so any split gives the same bits.
  *
  * @module
  */
 import { axpyRange, dotRange } from "./matmul_few";
-import { packA, packB } from "./pack";
+import { packA, packB, ROWS } from "./pack";
 import { bf16, f16, madd, splatLane0, splatLane1, splatLane2, splatLane3, storeRow } from "./vector";
 
 const KC: u32 = 256;
-const MC: u32 = 64;
+const MC: u32 = 72;
 const NC: u32 = 512;
-const TILE_BYTES: u32 = 4 * 8 * 4;
+const TILE_BYTES: u32 = ROWS * 8 * 4;
 
 /** At most this many rows take the unpacked path when B is stored along K (x·Wᵀ). */
 const DOT_ROWS: u32 = 8;
@@ -28,8 +27,49 @@ export function matmulScratchBytes(): u32 {
   return (MC * KC + KC * NC) * 4 + TILE_BYTES;
 }
 
-/** C[4, 8] = (C +) panel a [k, 4]ᵀ · panel b [k, 8] (+ what lies `shift` bytes after C). `k` ≥ 1. */
-function tile(a: u32, b: u32, k: u32, c: u32, rowBytes: u32, add: bool, shift: u32): void {
+/** C[6, 8] = (C +) panel a [k, 6]ᵀ · panel b [k, 8] (+ what lies `shift` bytes after C). `k` ≥ 1. */
+function tileSix(a: u32, b: u32, k: u32, c: u32, rowBytes: u32, add: bool, shift: u32): void {
+  let c00 = f32x4.splat(0), c01 = f32x4.splat(0);
+  let c10 = f32x4.splat(0), c11 = f32x4.splat(0);
+  let c20 = f32x4.splat(0), c21 = f32x4.splat(0);
+  let c30 = f32x4.splat(0), c31 = f32x4.splat(0);
+  let c40 = f32x4.splat(0), c41 = f32x4.splat(0);
+  let c50 = f32x4.splat(0), c51 = f32x4.splat(0);
+  const end = b + k * 32;
+  do {
+    const b0 = v128.load(b);
+    const b1 = v128.load(b, 16);
+    let row = v128.load32_splat(a);
+    c00 = madd(row, b0, c00);
+    c01 = madd(row, b1, c01);
+    row = v128.load32_splat(a, 4);
+    c10 = madd(row, b0, c10);
+    c11 = madd(row, b1, c11);
+    row = v128.load32_splat(a, 8);
+    c20 = madd(row, b0, c20);
+    c21 = madd(row, b1, c21);
+    row = v128.load32_splat(a, 12);
+    c30 = madd(row, b0, c30);
+    c31 = madd(row, b1, c31);
+    row = v128.load32_splat(a, 16);
+    c40 = madd(row, b0, c40);
+    c41 = madd(row, b1, c41);
+    row = v128.load32_splat(a, 20);
+    c50 = madd(row, b0, c50);
+    c51 = madd(row, b1, c51);
+    a += 24;
+    b += 32;
+  } while (b != end);
+  storeRow(c, c00, c01, add, shift);
+  storeRow(c + rowBytes, c10, c11, add, shift);
+  storeRow(c + 2 * rowBytes, c20, c21, add, shift);
+  storeRow(c + 3 * rowBytes, c30, c31, add, shift);
+  storeRow(c + 4 * rowBytes, c40, c41, add, shift);
+  storeRow(c + 5 * rowBytes, c50, c51, add, shift);
+}
+
+/** The same for four rows, the first ones of a panel of `ROWS`. */
+function tileFour(a: u32, b: u32, k: u32, c: u32, rowBytes: u32, add: bool, shift: u32): void {
   let c00 = f32x4.splat(0), c01 = f32x4.splat(0);
   let c10 = f32x4.splat(0), c11 = f32x4.splat(0);
   let c20 = f32x4.splat(0), c21 = f32x4.splat(0);
@@ -52,7 +92,7 @@ function tile(a: u32, b: u32, k: u32, c: u32, rowBytes: u32, add: bool, shift: u
     row = splatLane3(rows);
     c30 = madd(row, b0, c30);
     c31 = madd(row, b1, c31);
-    a += 16;
+    a += ROWS * 4;
     b += 32;
   } while (b != end);
   storeRow(c, c00, c01, add, shift);
@@ -76,16 +116,16 @@ function block(
 ): void {
   for (let j: u32 = 0; j < n; j += 8) {
     const bPanel = bPanels + j * k * 4;
-    for (let i: u32 = 0; i < m; i += 4) {
+    const columns = min<u32>(8, n - j);
+    for (let i: u32 = 0; i < m; i += ROWS) {
       const aPanel = aPanels + i * k * 4;
       const corner = c + i * rowBytes + j * 4;
-      if (i + 4 <= m && j + 8 <= n) {
-        tile(aPanel, bPanel, k, corner, rowBytes, add, shift);
-        continue;
-      }
-      tile(aPanel, bPanel, k, spare, 32, false, 0);
-      const rows = min<u32>(4, m - i);
-      const columns = min<u32>(8, n - j);
+      const rows = min<u32>(ROWS, m - i);
+      const whole = columns == 8 && (rows == ROWS || rows == 4);
+      const to = whole ? corner : spare, bytes: u32 = whole ? rowBytes : 32, beyond = whole ? shift : 0;
+      if (ROWS == 6 && rows > 4) tileSix(aPanel, bPanel, k, to, bytes, add && whole, beyond);
+      else tileFour(aPanel, bPanel, k, to, bytes, add && whole, beyond);
+      if (whole) continue;
       for (let r: u32 = 0; r < rows; ++r) {
         for (let s: u32 = 0; s < columns; ++s) {
           const p = corner + r * rowBytes + s * 4;
