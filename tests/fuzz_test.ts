@@ -6,7 +6,7 @@
  */
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { tryCase } from "./fuzz/case.ts";
+import { tryPatiently } from "./fuzz/case.ts";
 import type { FuzzAnswer, FuzzRequest } from "./fuzz/fuzz_worker.ts";
 import { READERS, useScratch } from "./fuzz/readers.ts";
 import { newPath } from "./tiny_model.ts";
@@ -21,7 +21,7 @@ for (const { name } of Deno.readDirSync(FOUND)) {
     const scratch = newPath("fuzz");
     Deno.mkdirSync(scratch);
     useScratch(scratch);
-    const { kind, reason } = await tryCase(reader, Deno.readFileSync(`${FOUND}${name}`), scratch);
+    const { kind, reason } = await tryPatiently(reader, Deno.readFileSync(`${FOUND}${name}`), scratch);
     assert.notEqual(kind, "fault", reason);
   });
 }

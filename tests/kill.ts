@@ -68,7 +68,7 @@ export async function killTrainings(
     );
   const whole = newPath("whole");
   const child = start(whole).spawn();
-  while (!existsSync(join(whole, "config.json"))) await pause(1);
+  await hasBegun(child, whole);
   const made = performance.now();
   const { code } = await child.status;
   if (code !== 0) throw new Error("The training that is left alone failed");
@@ -80,7 +80,7 @@ export async function killTrainings(
   while (kills.killed < count) {
     const projDir = newPath("killed");
     const child = start(projDir).spawn();
-    while (!existsSync(join(projDir, "config.json"))) await pause(1);
+    await hasBegun(child, projDir);
     await pause(draw(1000) / 1000 * duration * spread);
     try {
       child.kill("SIGKILL");
@@ -108,6 +108,16 @@ export async function killTrainings(
     report(kills);
   }
   return kills;
+}
+
+/** Waits until a training has made its folder ready. @throws Error where it ends before that */
+async function hasBegun(child: Deno.ChildProcess, projDir: string): Promise<void> {
+  let ended = false;
+  child.status.then(() => ended = true);
+  while (!existsSync(join(projDir, "config.json"))) {
+    if (ended) throw new Error("The training ended before it began");
+    await pause(1);
+  }
 }
 
 function command(args: readonly string[], stderr: "piped" | "null" = "null"): Deno.Command {

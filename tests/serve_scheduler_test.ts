@@ -14,6 +14,7 @@ import { Library } from "../serve/inference/library.ts";
 import { randomNumbers, relativeError, testOnEngines, toleranceOn } from "./engines.ts";
 import { smallModel } from "./small_model.ts";
 import { newPath, writeTinyModel } from "./tiny_model.ts";
+import { comes } from "./serving.ts";
 
 const bytes = (text: string) => Uint32Array.from(new TextEncoder().encode(text));
 
@@ -161,12 +162,9 @@ Deno.test("Scheduler + more jobs than slots: each writes what it writes alone, a
   const outcomes = await Promise.all(together.map((one) => scheduler.run(one, never)));
   deepStrictEqual(together.map(({ written }) => written), alone);
   ok(outcomes.every(({ reason }, i) => reason === (alone[i]!.length === 12 ? "length" : "stop")));
-  await turn();
-  strictEqual(scheduler.load.running, 0);
+  ok(await comes(() => scheduler.load.running === 0));
   await library.dispose();
 });
-
-const turn = () => new Promise((resolve) => setTimeout(resolve, 30));
 
 Deno.test("Scheduler + prompts that begin alike: only what is new is read", async () => {
   const { library, scheduler, job, never } = await tiny({ slots: 2 });
@@ -216,8 +214,7 @@ Deno.test("Scheduler + clients that go away: waiting, reading or writing, they l
   setTimeout(() => reading.abort(new Error("too long")), 20);
   await rejects(long, /too long/);
   await scheduler.run(job("d", 5), never);
-  await turn();
-  strictEqual(scheduler.load.running, 0);
+  ok(await comes(() => scheduler.load.running === 0));
   await rejects(
     scheduler.run(job("e", 1), AbortSignal.abort(new Error("before it began"))),
     /before it began/,

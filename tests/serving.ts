@@ -87,7 +87,7 @@ export function post(url: string, body: unknown, options: RequestInit = {}): Pro
 }
 
 /** Sends bytes as they are and gives everything that comes back, until the server closes or `milliseconds` have passed. */
-export async function raw(port: number, text: string, milliseconds = 3000): Promise<string> {
+export async function raw(port: number, text: string, milliseconds = 60_000): Promise<string> {
   using connection = await Deno.connect({ hostname: "127.0.0.1", port });
   await connection.write(new TextEncoder().encode(text));
   const decoder = new TextDecoder(), buffer = new Uint8Array(65536);
@@ -115,6 +115,16 @@ function isWhole(answer: string): boolean {
   const length = /\r\ncontent-length: (\d+)/i.exec(answer)?.[1];
   return end >= 0 && length !== undefined &&
     new TextEncoder().encode(answer.slice(end + 4)).length >= Number(length);
+}
+
+/** Waits for something that comes by itself, on a busy machine perhaps late. @returns whether it came */
+export async function comes(isThere: () => boolean | Promise<boolean>): Promise<boolean> {
+  const end = performance.now() + 60_000;
+  while (!await isThere()) {
+    if (performance.now() > end) return false;
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  return true;
 }
 
 /** The data of each event of a stream. */

@@ -5,7 +5,7 @@
  * @module
  */
 /// <reference lib="deno.worker" />
-import { countArrays, tryCase } from "./case.ts";
+import { countArrays, tryCase, tryPatiently } from "./case.ts";
 import { draws } from "./mutate.ts";
 import { READERS, useScratch } from "./readers.ts";
 
@@ -42,11 +42,7 @@ self.onmessage = async ({ data }: MessageEvent<FuzzRequest>) => {
   for (let tried = 0; tried < cases && performance.now() < end; tried++) {
     const bytes = reader.change(pick(), pick(), draw);
     Atomics.add(progress, 0, 1);
-    let outcome = await tryCase(reader, bytes, scratch);
-    // A machine that is busy may be slow once, hardly three times.
-    for (let again = 0; again < 2 && /^took \d+ ms/.test(outcome.reason ?? ""); again++) {
-      outcome = await tryCase(reader, bytes, scratch);
-    }
+    const outcome = await tryPatiently(reader, bytes, scratch);
     if (outcome.kind === "fault") answer({ kind: "fault", reason: outcome.reason!, bytes });
     else counts[outcome.kind]++;
     // What was read after a change is a new whole file to change further.
