@@ -95,9 +95,12 @@ export function explain(error: unknown): string | undefined {
   const { message } = error;
   if (error instanceof Deno.errors.NotCapable) {
     const needed = /^Requires (.*), run again with (?:the )?(--[\w-]+)/.exec(message);
-    return needed
-      ? `Deno does not permit ${needed[1]}: run through deno task, or with ${needed[2]}`
-      : `Deno does not permit this: ${message}`;
+    if (!needed) return `Deno does not permit this: ${message}`;
+    // Devices and the like: nobody is told to allow everything for these.
+    const remedy = needed[2] === "--allow-all"
+      ? "choose another place"
+      : `run through deno task, or with ${needed[2]}`;
+    return `Deno does not permit ${needed[1]}: ${remedy}`;
   }
   const system = /^(.*?) \(os error \d+\)(?:: .*?'(.*)')?/s.exec(message);
   if (system) {

@@ -311,6 +311,18 @@ Deno.test("explain gives a sentence for what a person can put right and nothing 
     ),
     'Deno does not permit write access to "/x": run through deno task, or with --allow-write',
   );
+  strictEqual(
+    explain(
+      new Deno.errors.NotCapable('Requires all access to "/dev", run again with the --allow-all flag'),
+    ),
+    'Deno does not permit all access to "/dev": choose another place',
+  );
+  strictEqual(
+    explain(
+      new Deno.errors.PermissionDenied("Permission denied (os error 13): rename '/a/.b.tmp' -> '/a/b'"),
+    ),
+    'Cannot use "/a/b": permission denied, choose another place or change its permissions',
+  );
   for (
     const fault of [
       () => new Array(-1),
