@@ -74,16 +74,17 @@ function engine(name: string, open: () => Engine | Promise<Engine>): Promise<Eng
 
 /**
  * Registers `<name>, on <engine>` for each engine; without the oracle where that is what engines are compared with, without the
- * processor's engine for what that has no use for.
+ * processor's engine for what that has no use for, without matrix units for what only holds where operands are f32.
  */
 export function testOnEngines(
   name: string,
   body: (engine: Engine) => void | Promise<void>,
-  options: { ignore?: boolean; oracle?: boolean; processor?: boolean } = {},
+  options: { ignore?: boolean; oracle?: boolean; processor?: boolean; matrixUnits?: boolean } = {},
 ): void {
   for (const { name: on, ignore, open } of OPENERS) {
     if (options.oracle === false && on === "the oracle") continue;
     if (options.processor === false && /threads?$/.test(on)) continue;
+    if (options.matrixUnits === false && /matrix units$/.test(on)) continue;
     Deno.test({
       name: `${name}, on ${on}`,
       ignore: (options.ignore || ignore) ?? false,

@@ -35,9 +35,9 @@ const TOLERANCE = 2e-3;
  */
 const SHARE_OF_USUAL = 0.7;
 
-/** An engine as it would be if it kept values in f16, while `body` runs. */
-async function keeping<T>(engine: Engine, body: () => Promise<T>): Promise<T> {
-  Object.defineProperty(engine, "keeps", { value: "f16", configurable: true });
+/** An engine as it would be if it kept values in f16, or did not, while `body` runs. */
+async function keeping<T>(engine: Engine, keeps: "f16" | undefined, body: () => Promise<T>): Promise<T> {
+  Object.defineProperty(engine, "keeps", { value: keeps, configurable: true });
   try {
     return await body();
   } finally {
@@ -88,9 +88,9 @@ for (const recompute of [true, false]) {
         const adapter = method && new Adapter(adapterMethod(method), settings, goldenUnder(`${kind}.param.`));
         return await computeGradients(model, { tokens, mask, recompute, ...(adapter ? { adapter } : {}) });
       };
-      const wanted = await gradients(new Oracle()), plain = await gradients(engine);
-      const rounding = await gradients(new RoundingOracle());
-      const kept = await keeping(engine, () => gradients(engine));
+      const wanted = await gradients(new Oracle()), rounding = await gradients(new RoundingOracle());
+      const plain = await keeping(engine, undefined, () => gradients(engine));
+      const kept = await keeping(engine, "f16", () => gradients(engine));
       assert.equal(kept.loss, plain.loss);
       let changed = 0;
       for (const [name, values] of wanted.gradients) {
