@@ -19,8 +19,8 @@ export interface Flag<T> {
   readonly meaning: string;
   /** Values that it takes: exactly one, none or one, any number. */
   readonly takes: "one" | "optional" | "many";
-  /** Whether its values may be names of the Hub, which are fetched before they are read. */
-  readonly isFile?: true;
+  /** What of a value may be the name of a file, and so one of the Hub, which is fetched before it is read. */
+  readonly filesIn?: (text: string) => readonly string[];
   /** @throws a clause that completes `--flag …` */
   read(values: readonly string[]): T;
 }
@@ -53,7 +53,7 @@ export function texts(meaning: string): Flag<readonly string[]> {
 
 /** A file, or a name of the Hugging Face Hub, which becomes the path of the file that was fetched. */
 export function file(meaning: string): Flag<string> {
-  return { ...one("FILE", meaning, localPath), isFile: true };
+  return { ...one("FILE", meaning, localPath), filesIn: (text) => [text] };
 }
 
 /** Paths of files, or names of models on the Hub. */
@@ -62,7 +62,7 @@ export function files(meaning: string): Flag<string[]> {
     placeholder: "FILE …",
     meaning,
     takes: "many",
-    isFile: true,
+    filesIn: (text) => [text],
     read: (values) => values.map((value) => localPath(value)),
   };
 }
@@ -141,7 +141,7 @@ export function json(
   meaning: string,
   types?: Readonly<Record<string, "string" | "number">>,
 ): Flag<Record<string, unknown>> {
-  return one("JSON", meaning, (text) => {
+  const read = (text: string) => {
     let value: unknown;
     try {
       value = JSON.parse(text);
@@ -160,7 +160,10 @@ export function json(
       }
     }
     return value as Record<string, unknown>;
-  });
+  };
+  // What is no JSON is said when it is read.
+  const filesIn = (text: string) => [...text.matchAll(/"(hf:[^"]*)"/g)].map(([, name]) => name!);
+  return { ...one("JSON", meaning, read), filesIn };
 }
 
 /** Words: `a b`, `a,b`, `["a","b"]`, `[a,b]` as a shell leaves it, or `[]` for none. */

@@ -61,8 +61,9 @@ const INTERVAL = 5000;
 
 /** What the flags of a command name, from the words that were given for each; nothing where help was asked for. */
 export function wantedBy(flags: Flags, said: ReadonlyMap<string, readonly string[]> = new Map()): Wanted {
-  const named = Object.keys(flags).filter((option) => flags[option]!.isFile)
-    .flatMap((option) => (said.get(option) ?? []).filter(isHubName));
+  const named = Object.entries(flags).flatMap(([option, { filesIn }]) =>
+    filesIn ? (said.get(option) ?? []).flatMap(filesIn).filter(isHubName) : []
+  );
   const [model] = said.get("loadModel") ?? [];
   const readsText = "vocab" in flags && !said.has("vocab");
   return {

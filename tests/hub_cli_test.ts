@@ -36,6 +36,8 @@ async function run(permissions: readonly string[], script: string, ...args: stri
 interface Place {
   /** Of the repository whose files the Hub has: the models of other tests lie beside. */
   readonly owner: string;
+  /** What it has, by owner/repo/revision/path. */
+  readonly files: Record<string, Served>;
   readonly requests: string[];
   /** What a task is granted of the network, were this the Hub. */
   readonly allowed: readonly string[];
@@ -55,10 +57,11 @@ async function withOwner(
       file instanceof Uint8Array ? { content: file } : file,
     ] as const
   );
+  const all: Record<string, Served> = Object.fromEntries(served);
   try {
-    await withHub(Object.fromEntries(served), async ({ hubUrl, requests, behaviour }) => {
+    await withHub(all, async ({ hubUrl, requests, behaviour }) => {
       const allowed = ["--allow-write=models", `--allow-net=${new URL(hubUrl).host}`];
-      await body({ owner, requests, allowed, hub: ["--hub_url", hubUrl], behaviour });
+      await body({ owner, files: all, requests, allowed, hub: ["--hub_url", hubUrl], behaviour });
     });
   } finally {
     await Deno.remove(join(ROOT, "models", owner), { recursive: true }).catch(() => {});
@@ -99,8 +102,8 @@ Deno.test(
   quiet,
   async () => {
     const content = tiny();
-    const files = Object.fromEntries(["a", "b", "c", "d"].map((name) => [`${name}.safetensors`, content]));
-    await withOwner(files, async ({ owner, allowed: [, net], hub }) => {
+    const models = Object.fromEntries(["a", "b", "c", "d"].map((name) => [`${name}.safetensors`, content]));
+    await withOwner(models, async ({ owner, files, allowed: [, net], hub }) => {
       const folder = newPath("hub runs"), text = join(folder, "text.jsonl"), proj = join(folder, "run");
       Deno.mkdirSync(folder);
       writeDocuments(text, randomTexts(20, 30));
@@ -123,9 +126,8 @@ Deno.test(
         "cpu",
         "--train_parts",
         "[]",
-        "--bone_config",
-        '{"bone_r":4}',
       ];
+      const rank = ["--bone_config", '{"bone_r":4}'];
       await run_(
         "run_bone",
         "--config",
@@ -135,12 +137,32 @@ Deno.test(
         "--proj_dir",
         proj,
         ...short,
+        ...rank,
         "--sample_prompt",
       );
       const adapter = join(proj, "adapter.pth"), merged = join(folder, "merged.safetensors");
       const base = ["--base_model", `hf:${owner}/repo/b.safetensors`, "--yes"];
       await run_("merge_bone", ...base, "--lora_checkpoint", adapter, "--output", merged, "--engine", "cpu");
       assert.ok(existsSync(merged));
+      files[`${owner}/repo/main/adapter.pth`] = { content: Deno.readFileSync(adapter) };
+      const from = JSON.stringify({ bone_load: `hf:${owner}/repo/adapter.pth`, bone_r: 4 });
+      const again = [
+        ...short,
+        "--bone_config",
+        from,
+        "--load_model",
+        `hf:${owner}/repo/a.safetensors`,
+        "--yes",
+      ];
+      await run_(
+        "run_bone",
+        ...again,
+        "--data_file",
+        text,
+        "--proj_dir",
+        join(folder, "again"),
+        "--sample_prompt",
+      );
       const model = ["--load_model", `hf:${owner}/repo/c.safetensors`, "--yes", "--engine", "cpu"];
       assert.match(await run_("evaluate", ...model, "--data_file", text, "--limit", "2"), /^Perplexity: /);
       assert.match(await run_("inspect", `hf:${owner}/repo/d.safetensors`, "--yes"), /Model: +RWKV-7/);

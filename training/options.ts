@@ -291,9 +291,9 @@ export function settle(said: TrainOptions, freeFolder: () => string): TrainSetti
   const options = withoutPeftNames(said);
   const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
   const bundled = options.loadModel === undefined;
-  const boneConfig = { ...DEFAULTS.boneConfig, ...options.boneConfig };
-  const loraConfig = { ...DEFAULTS.loraConfig, ...options.loraConfig };
-  const pissaConfig = { ...DEFAULTS.pissaConfig, ...options.pissaConfig };
+  const boneConfig = withLocalPaths({ ...DEFAULTS.boneConfig, ...options.boneConfig });
+  const loraConfig = withLocalPaths({ ...DEFAULTS.loraConfig, ...options.loraConfig });
+  const pissaConfig = withLocalPaths({ ...DEFAULTS.pissaConfig, ...options.pissaConfig });
   for (const name of ["loadModel", "vocab"] as const) {
     const path = options[name];
     if (path !== undefined) given[name] = localPath(path);
@@ -322,6 +322,14 @@ export function settle(said: TrainOptions, freeFolder: () => string): TrainSetti
   checkData(settings);
   const { resume: _resume, force: _force, ...rest } = settings;
   return rest;
+}
+
+/** Settings of a method, with the paths of files for names of the Hub. */
+function withLocalPaths<T extends object>(config: T): T {
+  const local = Object.entries(config).map((
+    [key, value],
+  ) => [key, typeof value === "string" ? localPath(value) : value]);
+  return Object.fromEntries(local) as T;
 }
 
 /** The texts that samples begin with. */
