@@ -274,6 +274,22 @@ Deno.test({
   },
 });
 
+Deno.test("train + a text that is changed while the run is made ready: refused, so that no run goes on with another", async () => {
+  const texts = randomTexts(12, 30), [dataFile, evalFile] = [newPath("text.jsonl"), newPath("eval.jsonl")];
+  for (const changed of [dataFile, evalFile]) {
+    for (const path of [dataFile, evalFile]) writeDocuments(path, texts);
+    const projDir = newPath("run");
+    const change = (phase: string) => {
+      if (phase === "loading the model") writeDocuments(changed, texts.slice(1));
+    };
+    await assert.rejects(run({ projDir, dataFile, evalFile }, { onPhase: change }), {
+      name: "OptionError",
+      message: `The text ${changed} was changed while the run was made ready: start it again`,
+    });
+    assert.ok(!existsSync(projDir));
+  }
+});
+
 Deno.test("train + a failure at work: says from which step the run can go on", async () => {
   const told: unknown[] = [];
   const projDir = newPath("failing");

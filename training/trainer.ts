@@ -7,7 +7,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { writeFileAtomic } from "../formats/atomic.ts";
 import { listCheckpoints, loadNewest, resumePoint } from "./checkpoint.ts";
-import { dataDigest } from "./data/files.ts";
+import { dataDigest, dataStamp } from "./data/files.ts";
 import type { Text } from "./data/text.ts";
 import type { Learner } from "./learner.ts";
 import type { TrainListeners, TrainResult } from "./listeners.ts";
@@ -16,7 +16,7 @@ import { LOG_FILE, RunLog } from "./log.ts";
 import { stepCounts, trainSteps } from "./loop.ts";
 import { megabytes, planMemory, requireMemory } from "./memory.ts";
 import { Metrics } from "./metrics.ts";
-import { settle, type TrainOptions } from "./options.ts";
+import { OptionError, settle, type TrainOptions, type TrainSettings } from "./options.ts";
 import { setUp } from "./setup.ts";
 import type { LoadedPrograms } from "./programs.ts";
 import {
@@ -54,6 +54,7 @@ export async function train(
   const hold = () => void held.use(holdRun(projDir));
   if (isThere) hold();
 
+  const before = stampsOf(settings);
   using setup = await setUp(settings, listeners, { goesOn: from?.run });
   const { learner, text } = setup;
   const config: RunConfig = {
@@ -63,6 +64,11 @@ export async function train(
     data: dataDigest(settings.dataFile, settings.dataType),
     ...(settings.evalFile === undefined ? {} : { evalData: dataDigest(settings.evalFile) }),
   };
+  // What is written down of the text has to be of what was read.
+  stampsOf(settings).forEach(([path, stamp], i) => {
+    if (stamp === before[i]![1]) return;
+    throw new OptionError(`The text ${path} was changed while the run was made ready: start it again`);
+  });
   if (previous) requireSameInputs(previous, config, projDir);
   onMessage(requireMemory(learner, planMemory(learner, text.heldOut !== undefined)));
   onPhase("preparing the programs");
@@ -80,6 +86,12 @@ export async function train(
     log.end(error);
     throw error;
   });
+}
+
+/** The texts that settings name, with what they are by then; see `dataStamp`. */
+function stampsOf({ dataFile, dataType, evalFile }: TrainSettings): [path: string, stamp: string][] {
+  const texts: [string, string][] = [[dataFile, dataStamp(dataFile, dataType)]];
+  return evalFile === undefined ? texts : [...texts, [evalFile, dataStamp(evalFile)]];
 }
 
 /** Makes the run folder ready, or goes on in it. @returns the steps that were taken before; undefined in a new folder */

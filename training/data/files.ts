@@ -118,6 +118,19 @@ export function pathsOf({ path, type }: DataFile): string[] {
   return type === "binidx" ? [`${path}.idx`, `${path}.bin`] : [path];
 }
 
+/** What the system says of a data set's files, which is another text once one was written to or exchanged; "" where it is none. */
+export function dataStamp(path: string, dataType: DataType = "auto"): string {
+  try {
+    return dataFiles(path, dataType).files.flatMap(pathsOf).map((each) => {
+      const { size, mtime, ino } = Deno.statSync(each);
+      return `${each} ${size} ${mtime?.getTime()} ${ino}`;
+    }).join("\n");
+  } catch {
+    // Whoever reads it says what is wrong.
+    return "";
+  }
+}
+
 /** SHA-256 of the content of a data set, in hexadecimal; of a folder, of its files' names as well. */
 export function dataDigest(path: string, dataType: DataType = "auto"): string {
   const { files } = dataFiles(path, dataType);
