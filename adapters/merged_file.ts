@@ -6,13 +6,13 @@
  * @module
  */
 import { existsSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { writeFileAtomic } from "../formats/atomic.ts";
 import { type DType, fromFloat32, toFloat32 } from "../formats/dtype.ts";
 import { divideIntoShards, type PendingModel, prepareFile, prepareShards } from "../formats/pending.ts";
 import { release, releasing } from "../formats/memory.ts";
 import { RandomAccessFile, writeFully } from "../formats/random_access_file.ts";
-import type { TensorFile, TensorFormat, TensorInfo } from "../formats/tensor_file.ts";
+import { modelIn, type TensorFile, type TensorFormat, type TensorInfo } from "../formats/tensor_file.ts";
 import { PROMPT_FORMAT } from "../rwkv/prompt_format.ts";
 import { type Adapter, AdapterError } from "./adapter.ts";
 import { type Fit, fitTo, isInitialState, type Place } from "./fit.ts";
@@ -127,6 +127,14 @@ function inFolder(
   const names = common.format === "pth"
     ? ["pytorch_model", ".bin"] as const
     : ["model", ".safetensors"] as const;
+  const other = modelIn(folder);
+  if (other !== undefined && basename(other) !== `${names.join("")}.index.json`) {
+    throw new AdapterError(
+      `The folder ${folder} holds another model, ${
+        basename(other)
+      }, beside which none can lie: choose another with --output`,
+    );
+  }
   const byName = new Map(tensors.map((info) => [info.name, info]));
   const own = base.shards.map(({ file, tensors }) => ({
     file: common.format === base.format ? file : file.replace(/\.\w+$/, names[1]),

@@ -99,6 +99,20 @@ Deno.test("mergeAdapter + an output in an existing folder that holds no model: w
   await assert.rejects(mergeAdapter({ base, adapter: boneFor(base), output, engine: "cpu" }), /exists/);
 });
 
+Deno.test("mergeAdapter + a folder that holds another model under another name: refused, even by force", async () => {
+  const base = writeTinyModel(newPath("base.safetensors")), output = newPath("there");
+  const adapter = boneFor(base), options = { base, adapter, output, engine: "cpu", force: true } as const;
+  Deno.mkdirSync(output);
+  writeTinyModel(join(output, "model.safetensors"));
+  const before = contents(output);
+  await assert.rejects(mergeAdapter({ ...options, shardBytes: 9000 }), {
+    name: "AdapterError",
+    message:
+      /holds another model, model\.safetensors, beside which none can lie: choose another with --output$/,
+  });
+  assert.deepEqual(contents(output), before);
+});
+
 Deno.test("mergeAdapter + .st: safetensors, as Ai00 calls it, whatever the base is", async () => {
   const base = writeTinyModel(newPath("base.pth")), output = newPath("merged.st");
   await mergeAdapter({ base, adapter: boneFor(base), output, engine: "cpu" });
