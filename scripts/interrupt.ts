@@ -30,11 +30,17 @@ export function listenForInterrupt(): Interrupt {
   };
 }
 
-/** Sets the flag at the first Ctrl-C and then stops listening, so that the second has its usual effect. */
+/**
+ * Milliseconds in which further signals are echoes of the first: a terminal signals `deno task` and the command alike, and `deno task`
+ * passes on what it is sent, more than once.
+ */
+const ECHOES = 1000;
+
+/** Sets the flag at the first Ctrl-C and stops listening when its echoes are over, so that the second has its usual effect. */
 export function flagInterrupts(flag: Int32Array): void {
   const first = () => {
-    Atomics.store(flag, 0, 1);
-    Deno.removeSignalListener("SIGINT", first);
+    if (Atomics.exchange(flag, 0, 1) === 1) return;
+    Deno.unrefTimer(setTimeout(() => Deno.removeSignalListener("SIGINT", first), ECHOES));
     const note = "Stopping after this step and saving; Ctrl-C again ends at once";
     // On a terminal it takes the progress bar's line, until the bar is drawn again: a new line would confuse the bar.
     const line = Deno.stderr.isTerminal() ? `\r${note}\x1b[K` : `${note}\n`;
