@@ -11,7 +11,7 @@ import { backward } from "../kernels/gradient.ts";
 import { Graph, sizeOf, Variable } from "../kernels/graph.ts";
 import type { NumberArray } from "../kernels/op.ts";
 import { map, mapAll, narrowed, repeat } from "../kernels/ops/map/op.ts";
-import { matmul, matmulOp } from "../kernels/ops/matmul/op.ts";
+import { matmul } from "../kernels/ops/matmul/op.ts";
 import { reduceGroups } from "../kernels/ops/reduce/op.ts";
 import { assign } from "../kernels/ops/update/op.ts";
 import { bytesAfter, compile, type Program } from "../kernels/plan.ts";
@@ -51,7 +51,7 @@ class RoundingOracle extends Oracle {
     const rounded = (memory: NumberArray) =>
       memory instanceof Uint16Array ? memory : Float64Array.from(Float16Array.from(memory));
     const nodes = program.nodes.map((node) => {
-      if (node.op !== matmulOp) return node;
+      if (!/matmul$/i.test(node.op.name)) return node;
       const cpu: typeof node.op.cpu = (call) =>
         node.op.cpu({ ...call, memory: call.memory.map((m, i) => i < 2 ? rounded(m) : m) });
       return { ...node, op: { ...node.op, cpu } };
