@@ -16,10 +16,7 @@ import { reduceGroups } from "../kernels/ops/reduce/op.ts";
 import { assign } from "../kernels/ops/update/op.ts";
 import { bytesAfter, compile, type Program } from "../kernels/plan.ts";
 import { randomNumbers, relativeError, testOnEngines } from "./engines.ts";
-import { computeGradients } from "../training/gradients.ts";
-import { Adapter } from "../adapters/adapter.ts";
-import { adapterMethod } from "../adapters/registry.ts";
-import { golden, goldenRows, smallModel, trainingGraph } from "./small_model.ts";
+import { GOLDEN_KINDS, goldenRun, smallModel, trainingGraph } from "./small_model.ts";
 
 /** On engines that keep in f16: a processor does not, whose products are in f32. */
 const HERE = { processor: false };
@@ -60,34 +57,11 @@ class RoundingOracle extends Oracle {
   }
 }
 
-/** The golden tensors whose names begin so, by the rest of their names. */
-function goldenUnder(prefix: string): Map<string, { shape: readonly number[]; data: Float32Array }> {
-  const found = [...golden.tensors.values()].filter(({ name }) => name.startsWith(prefix));
-  return new Map(
-    found.map(({ name, shape }) => [name.slice(prefix.length), { shape, data: golden.readFloat32(name) }]),
-  );
-}
-
-const tokens = goldenRows("tokens", 41), mask = goldenRows("mask", 40);
-
 for (const recompute of [true, false]) {
-  for (
-    const [kind, method, settings] of [
-      ["full", undefined, {}],
-      ["bone", "bone", { r: 32 }],
-      ["bat_row", "bat", { r: 32, axis: "in" }],
-      ["bat_col", "bat", { r: 32, axis: "out" }],
-      ["lora", "lora", { r: 8, alpha: 16, rslora: false }],
-      ["state", "state", {}],
-    ] as const
-  ) {
+  for (const kind of GOLDEN_KINDS) {
     const what = `golden ${kind}${recompute ? ", blocks recomputed" : ""}`;
     testOnEngines(`kept in f16 + ${what}: gradients near f64's, and the same loss`, async (engine) => {
-      const gradients = async (engine: Engine) => {
-        using model = smallModel(engine);
-        const adapter = method && new Adapter(adapterMethod(method), settings, goldenUnder(`${kind}.param.`));
-        return await computeGradients(model, { tokens, mask, recompute, ...(adapter ? { adapter } : {}) });
-      };
+      const gradients = (engine: Engine) => goldenRun(engine, kind, recompute);
       const wanted = await gradients(new Oracle()), rounding = await gradients(new RoundingOracle());
       const plain = await keeping(engine, undefined, () => gradients(engine));
       const kept = await keeping(engine, "f16", () => gradients(engine));

@@ -7,7 +7,6 @@ import { fileURLToPath } from "node:url";
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { Adapter } from "../adapters/adapter.ts";
-import { adapterMethod } from "../adapters/registry.ts";
 import { writeTensorFile } from "../formats/tensor_file.ts";
 import { Oracle } from "../kernels/engines/cpu/oracle.ts";
 import { backward } from "../kernels/gradient.ts";
@@ -29,7 +28,10 @@ import {
   BF16_PATH,
   boneAdapter,
   golden,
+  GOLDEN_KINDS,
   goldenRows,
+  goldenRun,
+  goldenUnder,
   goldenWkv7,
   logitsOf,
   MODEL_PATH,
@@ -46,42 +48,18 @@ function onExactEngines(
   testOnEngines(name, body, { ignore, matrixUnits: false });
 }
 
-const tokens = goldenRows("tokens", 41), mask = goldenRows("mask", 40);
+const tokens = goldenRows("tokens", 41);
 
 function assertClose(a: ArrayLike<number>, b: ArrayLike<number>, tolerance: number, what: string): void {
   const error = relativeError(a, b);
   assert.ok(error <= tolerance, `${what}: normalised error ${error} is above ${tolerance}`);
 }
 
-/** The golden tensors whose names begin so, by the rest of their names. */
-function goldenUnder(prefix: string): Map<string, { shape: readonly number[]; data: Float32Array }> {
-  const found = [...golden.tensors.values()].filter(({ name }) => name.startsWith(prefix));
-  return new Map(
-    found.map(({ name, shape }) => [name.slice(prefix.length), { shape, data: golden.readFloat32(name) }]),
-  );
-}
-
 for (const recompute of [false, true]) {
   const how = recompute ? ", blocks recomputed" : "";
-  for (
-    const [kind, method, settings] of [
-      ["full", undefined, {}],
-      ["bone", "bone", { r: 32 }],
-      ["bat_row", "bat", { r: 32, axis: "in" }],
-      ["bat_col", "bat", { r: 32, axis: "out" }],
-      ["lora", "lora", { r: 8, alpha: 16, rslora: false }],
-      ["state", "state", {}],
-    ] as const
-  ) {
+  for (const kind of GOLDEN_KINDS) {
     onExactEngines(`computeGradients + golden ${kind}${how}: loss and every gradient`, async (engine) => {
-      using model = smallModel(engine);
-      const adapter = method && new Adapter(adapterMethod(method), settings, goldenUnder(`${kind}.param.`));
-      const { loss, gradients } = await computeGradients(model, {
-        tokens,
-        mask,
-        recompute,
-        ...(adapter ? { adapter } : {}),
-      });
+      const { loss, gradients } = await goldenRun(engine, kind, recompute);
       const [wanted] = golden.readFloat32(`${kind}.loss`);
       assert.ok(Math.abs(loss - wanted!) <= 1e-5, `loss ${loss} for ${wanted}`);
       const grads = goldenUnder(`${kind}.grad.`);

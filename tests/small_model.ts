@@ -18,6 +18,7 @@ import { linearSites, type ModelConfig } from "../rwkv/config.ts";
 import { Model } from "../rwkv/model.ts";
 import { Session } from "../rwkv/session.ts";
 import { forwardV7 } from "../rwkv/v7.ts";
+import { computeGradients } from "../training/gradients.ts";
 
 const fixture = (name: string) => fileURLToPath(new URL(`fixtures/${name}`, import.meta.url));
 
@@ -65,6 +66,40 @@ export function goldenRows(name: string, width: number): ArrayLike<number>[] {
     ? new Int32Array(bytes.buffer)
     : golden.readFloat32(name);
   return Array.from({ length: all.length / width }, (_, row) => all.subarray(row * width, (row + 1) * width));
+}
+
+/** The golden tensors whose names begin so, by the rest of their names. */
+export function goldenUnder(prefix: string): Map<string, { shape: readonly number[]; data: Float32Array }> {
+  const found = [...golden.tensors.values()].filter(({ name }) => name.startsWith(prefix));
+  return new Map(
+    found.map(({ name, shape }) => [name.slice(prefix.length), { shape, data: golden.readFloat32(name) }]),
+  );
+}
+
+/** What golden gradients are there for: every weight, or a method's parameters. */
+const GOLDEN_METHODS = {
+  full: undefined,
+  bone: ["bone", { r: 32 }],
+  bat_row: ["bat", { r: 32, axis: "in" }],
+  bat_col: ["bat", { r: 32, axis: "out" }],
+  lora: ["lora", { r: 8, alpha: 16, rslora: false }],
+  state: ["state", {}],
+} as const;
+
+/** Their names, as golden tensors have them. */
+export const GOLDEN_KINDS = Object.keys(GOLDEN_METHODS) as (keyof typeof GOLDEN_METHODS)[];
+
+/** The small model's loss and gradients on an engine, for the tokens of the golden ones. */
+export async function goldenRun(
+  engine: Engine,
+  kind: keyof typeof GOLDEN_METHODS,
+  recompute: boolean,
+): ReturnType<typeof computeGradients> {
+  using model = smallModel(engine);
+  const [method, settings] = GOLDEN_METHODS[kind] ?? [];
+  const adapter = method && new Adapter(adapterMethod(method), settings, goldenUnder(`${kind}.param.`));
+  const [tokens, mask] = [goldenRows("tokens", 41), goldenRows("mask", 40)];
+  return await computeGradients(model, { tokens, mask, recompute, ...(adapter ? { adapter } : {}) });
 }
 
 /** A Bone adapter of rank `r` on every linear layer. */
