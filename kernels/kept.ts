@@ -37,11 +37,15 @@ export function keepLess(nodes: readonly Node[], loss: Tensor): Node[] {
   const end = 1 + nodes.findIndex(({ outputs }) => outputs.includes(loss));
   const forward = nodes.slice(0, end), backward = nodes.slice(end);
   const producers = new Map(forward.flatMap((node) => node.outputs.map((t) => [t, node] as const)));
-  // What a node does not read is given to it for its gradient, and may be a gradient itself.
-  const exact = new Set(forward.flatMap((node) => {
-    const read = new Set(inputsRead(node));
-    return node.inputs.filter((t) => !read.has(t));
-  }));
+  // What a node does not read is given to it for its gradient, and may be a gradient itself; what is written down, as the state
+  // between chunks is, goes on in other forward passes.
+  const exact = new Set([
+    ...forward.flatMap((node) => {
+      const read = new Set(inputsRead(node));
+      return node.inputs.filter((t) => !read.has(t));
+    }),
+    ...backward.flatMap(({ op, inputs }) => op.mutates?.length ? inputs : []),
+  ]);
   const updated = new Set(
     nodes.flatMap(({ op, inputs }) => op.mutates?.map((i) => ownerOf(inputs[i]!.variable!)) ?? []),
   );

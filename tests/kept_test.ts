@@ -15,8 +15,10 @@ import { matmul } from "../kernels/ops/matmul/op.ts";
 import { reduceGroups } from "../kernels/ops/reduce/op.ts";
 import { assign } from "../kernels/ops/update/op.ts";
 import { bytesAfter, compile, type Program } from "../kernels/plan.ts";
+import { Programs } from "../training/programs.ts";
+import { Trainables } from "../training/trainables.ts";
 import { randomNumbers, relativeError, testOnEngines } from "./engines.ts";
-import { GOLDEN_KINDS, goldenRun, smallModel, trainingGraph } from "./small_model.ts";
+import { boneAdapter, GOLDEN_KINDS, goldenRun, smallModel, trainingGraph } from "./small_model.ts";
 
 /** On engines that keep in f16: a processor does not, whose products are in f32. */
 const HERE = { processor: false };
@@ -93,6 +95,45 @@ Deno.test("kept in f16 + a training step: half of what is kept in f32 where bloc
     assert.ok(kept!.workspaceBytes < plain!.workspaceBytes);
   }
 });
+
+for (const recompute of [true, false]) {
+  const what = recompute ? ", blocks recomputed" : "";
+  testOnEngines(
+    `kept in f16 + documents in chunks${what}: the state between them, and so the loss, bit for bit`,
+    async (engine) => {
+      const B = 2, T = 6, M = 3 * B * T;
+      const results = async () => {
+        using model = smallModel(engine);
+        const random = randomNumbers(5), token = () => Math.floor((random() + 1) * 48);
+        const adapter = boneAdapter(model.config, 8, () => 0.05 * random());
+        const trainables = new Trainables(adapter, model.config, engine, { layerwise: true });
+        const programs = new Programs({
+          ...{ model, adapter, trainables, B, T },
+          ...{ carried: true, recompute, l2: 0, seed: 1 },
+        });
+        const tokens = () => Int32Array.from({ length: M }, token), mask = new Float32Array(M).fill(1);
+        const state = [...programs.gradients.variables].find(({ name }) => name.startsWith("carried."))!;
+        try {
+          using loaded = await programs.load();
+          loaded.accumulate({ inputs: tokens(), targets: tokens(), mask, keep: undefined, counted: M }, M, 0);
+          const carried = await engine.read(state.within!.pack);
+          const { loss } = await loaded.update({
+            ...{ learningRate: 0, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0 },
+            ...{ biasCorrection1: 0.1, biasCorrection2: 0.01, clip: 1 },
+          });
+          return { loss, carried };
+        } finally {
+          trainables.dispose();
+        }
+      };
+      const plain = await keeping(engine, undefined, results), kept = await keeping(engine, "f16", results);
+      assert.ok(plain.loss > 1 && plain.carried.some((x) => x !== 0));
+      assert.equal(kept.loss, plain.loss);
+      assert.ok(kept.carried.every((x, i) => x === plain.carried[i]));
+    },
+    HERE,
+  );
+}
 
 Deno.test("kept in f16 + no backward pass: nothing is rounded", () => {
   const graph = new Graph(), x = new Variable("x", [64, 64]);
