@@ -37,6 +37,9 @@ export function isHubName(name: string): boolean {
   return name.startsWith("hf:");
 }
 
+/** What a download and the note on it are called until it is whole. */
+const UNFINISHED = /\.part(\.json)?$/;
+
 /** Takes a name apart. @throws HubError for one that leads anywhere else than into a repository */
 function hubName(name: string): HubName {
   const part = "[\\w.-]+";
@@ -45,6 +48,9 @@ function hubName(name: string): HubName {
   const parts = [...repo.split("/"), revision, ...path.split("/")];
   if (!match || parts.some((part) => part === "" || part === "." || part === "..")) {
     throw new HubError(`Cannot understand ${name}: write hf:owner/repo/file, or hf:owner/repo@revision/file`);
+  }
+  if (UNFINISHED.test(path)) {
+    throw new HubError(`Cannot use ${name}: files whose names end so are downloads that were cut off`);
   }
   return { repo, revision, path };
 }

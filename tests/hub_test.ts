@@ -134,6 +134,10 @@ Deno.test("hubPath + names that lead elsewhere or are none: refused", () => {
   ) {
     assert.throws(() => hubPath(name), { name: "HubError", message: /write hf:owner\/repo\/file/ }, name);
   }
+  // Else what there is of a download that was cut off would be taken for a file of that name.
+  for (const name of ["hf:o/r/m.pth.part", "hf:o/r/m.pth.part.json"]) {
+    assert.throws(() => hubPath(name), { name: "HubError", message: /downloads that were cut off/ }, name);
+  }
   assert.notEqual(hubPath("hf:o/r/x"), hubPath("hf:o/r@main2/x"));
   assert.equal(hubPath("hf:o/r/x"), hubPath("hf:o/r@main/x"));
 });
