@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { StorageType, Variable } from "./graph.ts";
+import type { Node, StorageType, Tensor, Variable } from "./graph.ts";
 import type { DeviceLimits } from "./op.ts";
 import type { Program } from "./plan.ts";
 
@@ -68,4 +68,14 @@ export class EngineError extends Error {
 export function home(variable: Variable): { owner: Variable; byteOffset: number } {
   const { within } = variable;
   return within ? { owner: within.pack, byteOffset: within.byteOffset } : { owner: variable, byteOffset: 0 };
+}
+
+/** The variable whose memory holds a tensor; undefined for a value, which lies in a slot. */
+export function ownerOf({ variable }: Tensor): Variable | undefined {
+  return variable && home(variable).owner;
+}
+
+/** The variables in whose memory nodes change something. */
+export function updatedBy(nodes: readonly Node[]): Set<Variable | undefined> {
+  return new Set(nodes.flatMap(({ op, inputs }) => op.mutates?.map((i) => ownerOf(inputs[i]!)) ?? []));
 }

@@ -6,7 +6,7 @@
  *
  * @module
  */
-import { home } from "./engine.ts";
+import { ownerOf, updatedBy } from "./engine.ts";
 import { inputsRead, type Node, Tensor } from "./graph.ts";
 import { addTileOp } from "./ops/add_tile/op.ts";
 import { foldOp, tileOp } from "./ops/fold/op.ts";
@@ -31,9 +31,7 @@ export function joinFolds(nodes: readonly Node[], dtype: "f32" | "f16"): Node[] 
   const producers = new Map(nodes.flatMap((node) => node.outputs.map((t) => [t, node] as const)));
   const readers = new Map<Tensor, number>();
   nodes.forEach((node) => inputsRead(node).forEach((t) => readers.set(t, (readers.get(t) ?? 0) + 1)));
-  const updated = new Set(
-    nodes.flatMap(({ op, inputs }) => op.mutates?.map((i) => home(inputs[i]!.variable!).owner) ?? []),
-  );
+  const updated = updatedBy(nodes);
 
   /** The product that gives a term which nothing else reads, transposed as told. */
   const productOf = (t: Tensor, transposeB: boolean): Product | undefined => {
@@ -45,8 +43,7 @@ export function joinFolds(nodes: readonly Node[], dtype: "f32" | "f16"): Node[] 
   };
 
   /** Whether a tensor is a matrix that stays as it is while the nodes run. */
-  const isFixed = ({ variable, shape }: Tensor) =>
-    variable !== undefined && shape.length === 2 && !updated.has(home(variable).owner);
+  const isFixed = (t: Tensor) => t.variable !== undefined && t.shape.length === 2 && !updated.has(ownerOf(t));
 
   /** The value that a tensor is a copy of. */
   const original = (t: Tensor): Tensor => {

@@ -8,8 +8,8 @@
  *
  * @module
  */
-import { home } from "./engine.ts";
-import { bytesOf, inputsRead, type Node, Tensor, type Variable } from "./graph.ts";
+import { ownerOf, updatedBy } from "./engine.ts";
+import { bytesOf, inputsRead, type Node, Tensor } from "./graph.ts";
 import { Expression } from "./ops/map/expression.ts";
 import { type MapAttributes, mapOp } from "./ops/map/op.ts";
 import { normOp } from "./ops/norm/op.ts";
@@ -46,9 +46,7 @@ export function keepLess(nodes: readonly Node[], loss: Tensor): Node[] {
     }),
     ...backward.flatMap(({ op, inputs }) => op.mutates?.length ? inputs : []),
   ]);
-  const updated = new Set(
-    nodes.flatMap(({ op, inputs }) => op.mutates?.map((i) => ownerOf(inputs[i]!.variable!)) ?? []),
-  );
+  const updated = updatedBy(nodes);
   const crossing = new Set(
     backward.flatMap(inputsRead).filter((t) => producers.has(t) && t.dtype === "f32" && !exact.has(t)),
   );
@@ -63,7 +61,7 @@ export function keepLess(nodes: readonly Node[], loss: Tensor): Node[] {
     if (!large.length) continue;
     const isKnown = (t: Tensor) =>
       t.variable
-        ? !updated.has(ownerOf(t.variable))
+        ? !updated.has(ownerOf(t))
         : halves.has(t) || again.has(t) || !isLarge(t) && t.dtype === "f32";
     const read = inputsRead(node);
     if (isCheap(node) && read.some((t) => !t.variable) && read.every(isKnown)) {
@@ -115,8 +113,4 @@ function reading(
   };
   backward.forEach(put);
   return result;
-}
-
-function ownerOf(variable: Variable): Variable {
-  return home(variable).owner;
 }

@@ -6,7 +6,7 @@
  *
  * @module
  */
-import { home } from "./engine.ts";
+import { ownerOf } from "./engine.ts";
 import { fuse } from "./fuse.ts";
 import { joinFolds } from "./folds.ts";
 import { keepLess } from "./kept.ts";
@@ -43,21 +43,16 @@ function updatedEarly(nodes: readonly Node[]): Node[] {
   const after = new Map<Node, Node[]>();
   const producers = new Map(nodes.flatMap((node) => node.outputs.map((t) => [t, node] as const)));
   const others = new Set(
-    nodes.filter((node) => !isAccumulation(node)).flatMap((node) => node.inputs.flatMap(ownerOf)),
+    nodes.filter((node) => !isAccumulation(node)).flatMap((node) => node.inputs.map(ownerOf)),
   );
   const early = nodes.filter((node) => {
     const producer = isAccumulation(node) && producers.get(node.inputs[1]!);
-    if (!producer || others.has(ownerOf(node.inputs[0]!)[0]!)) return false;
+    if (!producer || others.has(ownerOf(node.inputs[0]!))) return false;
     after.set(producer, [...after.get(producer) ?? [], node]);
     return true;
   });
   const moved = new Set(early);
   return nodes.flatMap((node) => moved.has(node) ? [] : [node, ...after.get(node) ?? []]);
-}
-
-/** The variable that holds a tensor's memory, if one does. */
-function ownerOf({ variable }: Tensor): Variable[] {
-  return variable ? [home(variable).owner] : [];
 }
 
 /** Bytes of the values that a program holds just after a tensor was computed: after the loss, what a backward pass needs. */
