@@ -14,6 +14,7 @@ import { bytesOf, inputsRead, type Node, type Tensor, type Variable } from "./gr
 import { Expression } from "./ops/map/expression.ts";
 import { broadcast, type MapAttributes, mapOp } from "./ops/map/op.ts";
 import { areApart, gathered, isAccumulation } from "./ops/update/op.ts";
+import { viewOf, viewsOf } from "./views.ts";
 
 type MapNode = Node<MapAttributes>;
 
@@ -127,6 +128,10 @@ class Fusion {
   readonly #readAt = new Map<Tensor, Set<number>>();
   /** Where each variable, or the pack that it is a part of, is read or updated. */
   readonly #usedAt = new Map<Variable, Set<number>>();
+  /** The value that has the memory of each view. */
+  readonly #holder: (t: Tensor) => Tensor;
+  /** The views of each value that has some. */
+  readonly #viewsOf: Map<Tensor, Tensor[]>;
   /** Bytes of the values that are alive while each node runs. */
   readonly #alive: number[];
   readonly #most: number;
@@ -135,8 +140,13 @@ class Fusion {
     this.nodes = [...nodes];
     this.#operands = operands;
     nodes.forEach((node, at) => this.#enter(node, at));
+    const views = viewsOf(nodes);
+    this.#holder = (t) => viewOf(views, t).of;
+    this.#viewsOf = Map.groupBy(views.keys(), this.#holder);
     this.#alive = new Array(nodes.length).fill(0);
-    for (const t of this.#madeAt.keys()) this.#count(t, 1, 0, nodes.length - 1, this.#alive);
+    for (const t of this.#madeAt.keys()) {
+      if (!views.has(t)) this.#count(t, 1, 0, nodes.length - 1, this.#alive);
+    }
     this.#most = this.#alive.reduce((a, b) => Math.max(a, b), 0);
   }
 
@@ -214,16 +224,14 @@ class Fusion {
   #fitsInMemory(before: number, at: number, to: number, one: Node): boolean {
     const change = new Array<number>(at - before + 1).fill(0);
     const [first, second] = [this.nodes[before]!, this.nodes[at]!];
-    const values = new Set([first, second].flatMap(({ inputs, outputs }) => [...inputs, ...outputs]));
-    const read = new Set(inputsRead(one));
-    for (const t of values) {
-      if (t.variable) continue;
+    const read = new Set(inputsRead(one).map(this.#holder));
+    for (const t of this.#valuesOf(first, second)) {
       this.#count(t, -1, before, at, change);
       const made = this.#madeAt.get(t)!;
       const isOwn = made === before || made === at;
       if (isOwn && !one.outputs.includes(t)) continue;
       let last = isOwn ? to : made;
-      for (const reader of this.#readAt.get(t)!) {
+      for (const reader of this.#readersOf(t)) {
         if (reader !== before && reader !== at) last = Math.max(last, reader);
       }
       if (read.has(t)) last = Math.max(last, to);
@@ -235,14 +243,24 @@ class Fusion {
   /** Adds `sign` times a value's bytes to the places from `low` to `high` where it is alive. */
   #count(t: Tensor, sign: number, low: number, high: number, alive: number[]): void {
     const made = this.#madeAt.get(t)!;
-    const last = this.#readAt.get(t)!.values().reduce((a, b) => Math.max(a, b), made);
+    const last = this.#readersOf(t).reduce((a, b) => Math.max(a, b), made);
     add(alive, made, last, sign * bytesOf(t), low, high);
+  }
+
+  /** The values that two nodes read or make, or read views of. */
+  #valuesOf(...nodes: readonly Node[]): Set<Tensor> {
+    const all = nodes.flatMap(({ inputs, outputs }) => [...inputs, ...outputs]).map(this.#holder);
+    return new Set(all.filter((t) => !t.variable));
+  }
+
+  /** Where a value is read, itself or by its views. */
+  #readersOf(t: Tensor): number[] {
+    return [t, ...this.#viewsOf.get(t) ?? []].flatMap((t) => [...this.#readAt.get(t)!]);
   }
 
   #replace(before: number, at: number, to: number, one: Node): void {
     const [first, second] = [this.nodes[before]!, this.nodes[at]!];
-    const values = [...new Set([first, second].flatMap(({ inputs, outputs }) => [...inputs, ...outputs]))]
-      .filter((t) => !t.variable);
+    const values = this.#valuesOf(first, second);
     for (const t of values) this.#count(t, -1, 0, this.nodes.length - 1, this.#alive);
     this.#leave(first, before);
     this.#leave(second, at);

@@ -99,6 +99,8 @@ export interface Op<A = unknown> {
   reads?(node: Node<A>): readonly number[];
   /** Indexes of the outputs that only its own passes on a GPU read and write, or those of its gradient. */
   readonly scratch?: readonly number[];
+  /** Where outputs are only rows of input 0: the first row of each. They are not copied where they can be bound. */
+  views?(node: Node<A>): readonly number[];
   /** How many equal units of work the op splits into; any split gives the same bits. */
   units(node: Node<A>): number;
   /** Plain TypeScript, also the float64 oracle. */

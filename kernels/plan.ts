@@ -13,15 +13,18 @@ import { keepLess } from "./kept.ts";
 import { addInProducts } from "./sums.ts";
 import { bytesOf, inputsRead, type Node, type Tensor, type Variable } from "./graph.ts";
 import { isAccumulation } from "./ops/update/op.ts";
+import { type View, viewOf, viewsOf } from "./views.ts";
 
 /** A list of nodes with a place for every value: what an engine runs. */
 export interface Program {
-  /** What runs, in order. */
+  /** What runs, in order: nothing for views. */
   readonly nodes: readonly Node[];
   /** Sizes in bytes of the memory that values share. */
   readonly slots: readonly number[];
-  /** Slot of each value, but for scratch that the engine does not need. */
+  /** Slot of each value, but for views, and for scratch that the engine does not need. */
   readonly placement: ReadonlyMap<Tensor, number>;
+  /** Where the values lie that are rows of others or of variables. */
+  readonly views: ReadonlyMap<Tensor, View>;
   /** Every variable that the program reads or updates, parts as well as packs. */
   readonly variables: ReadonlySet<Variable>;
   /** Bytes of all slots: the memory that a run needs beyond its variables. */
@@ -56,10 +59,10 @@ function updatedEarly(nodes: readonly Node[]): Node[] {
 }
 
 /** Bytes of the values that a program holds just after a tensor was computed: after the loss, what a backward pass needs. */
-export function bytesAfter({ nodes, placement }: Program, tensor: Tensor): number {
+export function bytesAfter({ nodes, placement, views }: Program, tensor: Tensor): number {
   const at = nodes.findIndex(({ outputs }) => outputs.includes(tensor));
   const computed = new Set(nodes.slice(0, at + 1).flatMap((node) => node.outputs));
-  const read = new Set(nodes.slice(at + 1).flatMap(inputsRead));
+  const read = new Set(nodes.slice(at + 1).flatMap(inputsRead).map((t) => viewOf(views, t).of));
   const kept = [...computed.intersection(read)].filter((t) => placement.has(t));
   return kept.reduce((sum, t) => sum + bytesOf(t), 0);
 }
@@ -93,11 +96,12 @@ export function compile(
   const joined = joinsFolds ? liveNodes(joinFolds(needed, joinsFolds)) : needed;
   const live = updatedEarly(addInProducts(joined));
   const kept = keeps && graph.loss ? liveNodes(keepLess(live, graph.loss)) : live;
-  const nodes = fused ? fuse(kept, operands) : kept;
+  const fewest = fused ? fuse(kept, operands) : kept, views = viewsOf(fewest);
+  const nodes = fewest.filter(({ outputs }) => !outputs.some((t) => views.has(t)));
   const lives = new Map<Tensor, { first: number; last: number }>();
   const variables = new Set<Variable>();
   nodes.forEach((node, index) => {
-    for (const t of inputsRead(node)) {
+    for (const { of: t } of inputsRead(node).map((t) => viewOf(views, t))) {
       const life = lives.get(t);
       if (t.variable) variables.add(t.variable);
       else if (life) life.last = index;
@@ -122,6 +126,7 @@ export function compile(
     nodes,
     slots: slots.map((slot) => slot.bytes),
     placement,
+    views,
     variables,
     workspaceBytes: slots.reduce((total, slot) => total + slot.bytes, 0),
   };

@@ -296,6 +296,23 @@ const ROWS: Case[] = [
     inputs: [uniform([6, 5]), given([5, 4, 3, 0, 1], [5, 1], "i32")],
     build: (g, [table, ids]) => [embedding(g, table!, sliceRows(g, ids!, 1, 3))],
   },
+  {
+    name: "sliceRows + rows that begin where they can be bound, of an input, of a value, and of such rows",
+    inputs: [uniform([7, 64]), uniform([3, 64])],
+    build(g, [x, y]) {
+      const whole = map(g, [x!], (x) => x.exp()), rows = sliceRows(g, whole, 2, 4);
+      const sum = map(g, [rows, sliceRows(g, x!, 3, 4)], (a, b) => a.add(b));
+      return [
+        matmul(g, sum, y!, { transposeB: true }),
+        map(g, [sliceRows(g, rows, 1, 3), y!], (a, b) => a.mul(b)),
+      ];
+    },
+  },
+  {
+    name: "concatRows + parts whose gradients begin where they can be bound",
+    inputs: [1, 3, 2].map((rows) => uniform([rows, 64])),
+    build: (g, parts) => [map(g, [concatRows(g, parts)], (x) => x.square())],
+  },
   ...[1, 2, 9].map((parts): Case => ({
     name: `concatRows + ${parts} parts`,
     inputs: Array.from({ length: parts }, (_, i) => uniform([i % 3 + 1, 33])),

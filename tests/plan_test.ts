@@ -8,20 +8,22 @@ import { Oracle } from "../kernels/engines/cpu/oracle.ts";
 import { bytesOf, Graph, type Tensor, Variable } from "../kernels/graph.ts";
 import { map } from "../kernels/ops/map/op.ts";
 import { matmul } from "../kernels/ops/matmul/op.ts";
-import { assign } from "../kernels/ops/update/op.ts";
+import { sliceRows, splitRows } from "../kernels/ops/rows/op.ts";
+import { accumulate, assign } from "../kernels/ops/update/op.ts";
 import { wkv7 } from "../kernels/ops/wkv7/op.ts";
-import { compile, type Program } from "../kernels/plan.ts";
+import { bytesAfter, compile, type Program } from "../kernels/plan.ts";
+import { viewOf } from "../kernels/views.ts";
 import { smallModel, trainingGraph } from "./small_model.ts";
 
 /** Follows a run node by node: what each slot holds, and whether each input is still there when it is read. */
-function simulate({ nodes, slots, placement }: Program): void {
+function simulate({ nodes, slots, placement, views }: Program): void {
   const held: (Tensor | undefined)[] = slots.map(() => undefined);
   nodes.forEach((node, at) => {
     const { op, inputs, outputs } = node;
     const read = op.reads?.(node) ?? inputs.map((_, i) => i);
     const used = new Set<number>();
     for (const i of read) {
-      const t = inputs[i]!;
+      const t = viewOf(views, inputs[i]!).of;
       if (t.variable) continue;
       const slot = placement.get(t)!;
       assert.equal(held[slot], t, `node ${at}, ${op.name}: input ${i} is not in slot ${slot} any more`);
@@ -77,6 +79,50 @@ Deno.test("compile + a value that is read once more at the end: kept until then"
   for (let i = 0; i < 3; i++) t = map(graph, [t], (x) => x.tanh());
   assign(graph, x, map(graph, [first, t], (x, y) => x.add(y)));
   simulate(compile(graph, { fused: false }));
+});
+
+Deno.test("compile + rows of a value that can be bound: no node, no slot, and the value stays until they were read", () => {
+  const graph = new Graph(), x = new Variable("x", [6, 64]);
+  const whole = map(graph, [graph.use(x)], (x) => x.exp());
+  const last = splitRows(graph, whole, 3)[2]!, row = sliceRows(graph, last, 1, 1);
+  const first = map(graph, [last], (x) => x.tanh());
+  let t = first;
+  for (let i = 0; i < 3; i++) t = map(graph, [t], (x) => x.tanh());
+  [t, row].forEach((t, i) => assign(graph, new Variable(`kept ${i}`, t.shape), t));
+  const program = compile(graph, { fused: false });
+  simulate(program);
+  assert.equal(program.nodes.map(({ op }) => op.name).join(" "), "map map map map map update update");
+  assert.deepEqual(program.views.get(last), { of: whole, byteOffset: 1024 });
+  assert.deepEqual(program.views.get(row), { of: whole, byteOffset: 1280 });
+  assert.deepEqual(program.slots, [1536, 512, 512]);
+  assert.equal(bytesAfter(program, first), 1536 + 512);
+});
+
+Deno.test("compile + rows that no device can bind where they begin: copied, all that one node takes", () => {
+  const graph = new Graph(), x = new Variable("x", [4, 32]);
+  const whole = map(graph, [graph.use(x)], (x) => x.exp());
+  const quarters = splitRows(graph, whole, 4), [even, odd] = [2, 1].map((i) => sliceRows(graph, whole, i, 1));
+  [...quarters, even!, odd!].forEach((t, i) => assign(graph, new Variable(`kept ${i}`, t.shape), t));
+  const program = compile(graph);
+  simulate(program);
+  assert.deepEqual([...program.views.keys()], [even]);
+  assert.deepEqual(
+    program.nodes.map(({ op }) => op.name).filter((name) => name !== "update"),
+    ["map", "concatRowsGradient", "sliceRows"],
+  );
+});
+
+Deno.test("compile + rows of a variable: a view unless something updates the variable", () => {
+  for (const updates of [false, true]) {
+    const graph = new Graph(), x = new Variable("x", [4, 64]), out = new Variable("out", [2, 64]);
+    const rows = sliceRows(graph, graph.use(x), 2, 2);
+    if (updates) accumulate(graph, x, map(graph, [graph.use(x)], (x) => x.mul(2)));
+    assign(graph, out, rows);
+    const program = compile(graph);
+    simulate(program);
+    assert.equal(program.views.has(rows), !updates);
+    assert.ok(program.variables.has(x));
+  }
 });
 
 Deno.test("compile + an engine without scratch: no memory for it", () => {

@@ -6,6 +6,7 @@
 import { type Engine, EngineError, type Executable, home } from "../../engine.ts";
 import { bytesOf, type StorageType, type Tensor, type Variable } from "../../graph.ts";
 import type { Program } from "../../plan.ts";
+import { viewOf } from "../../views.ts";
 import { Allocator, MAXIMUM_BYTES, MAXIMUM_PAGES } from "./allocator.ts";
 import { type Command, LOWERINGS, scratchBytes } from "./lowering.ts";
 import { leastWindow, WINDOW_BYTES } from "./outside.ts";
@@ -181,9 +182,10 @@ export class CpuEngine implements Engine {
     const windowBytes = Math.max(this.#options.windowBytes, ...weights.map(leastWindow));
     this.#reserveScratch(windowAt + (weights.length ? windowBytes : 0));
     const address = (t: Tensor) => {
-      if (t.variable) return this.#address(t.variable);
-      const slot = program.placement.get(t);
-      return slot === undefined ? 0 : slots[slot]!;
+      const { of, byteOffset } = viewOf(program.views, t);
+      if (of.variable) return this.#address(of.variable) + byteOffset;
+      const slot = program.placement.get(of);
+      return slot === undefined ? 0 : slots[slot]! + byteOffset;
     };
     const outside = ({ variable }: Tensor) => {
       const index = variable ? weights.indexOf(variable) : -1;

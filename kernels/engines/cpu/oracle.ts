@@ -73,6 +73,8 @@ export class Oracle implements Engine {
     const values = new Map<Tensor, NumberArray>();
     const memoryOf = (t: Tensor): NumberArray => {
       if (t.variable) return this.#view(t.variable);
+      const view = program.views.get(t), start = view ? view.byteOffset / 4 : 0;
+      if (view) return memoryOf(view.of).subarray(start, start + t.size);
       let memory = values.get(t);
       if (!memory) values.set(t, memory = this.#array(t.size, t.dtype));
       return memory;

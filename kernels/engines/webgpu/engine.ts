@@ -8,6 +8,7 @@ import { type Engine, EngineError, type Executable, home } from "../../engine.ts
 import { bytesOf, type Node, sizeOf, type StorageType, type Tensor, type Variable } from "../../graph.ts";
 import type { Binding, DeviceLimits, Pass } from "../../op.ts";
 import type { Program } from "../../plan.ts";
+import { viewOf } from "../../views.ts";
 import { type AdapterReport, Device } from "./device.ts";
 import { Pipelines } from "./pipelines.ts";
 import { matrixUnitsFault } from "./probe.ts";
@@ -239,10 +240,11 @@ export class WebGpuEngine implements Engine {
         );
       }
       // Nothing is bound as what lies at the start, which the shader does not read.
-      const size = byteLength || LEAST_BINDING, offset = byteLength ? byteOffset : 0;
-      if (!t.variable) return { buffer: slots[program.placement.get(t)!]!, offset, size };
-      const at = this.#home(t.variable);
-      return { buffer: at.buffer, offset: byteLength ? at.byteOffset + offset : 0, size };
+      const size = byteLength || LEAST_BINDING, view = viewOf(program.views, t);
+      const { buffer, byteOffset: start } = view.of.variable
+        ? this.#home(view.of.variable)
+        : { buffer: slots[program.placement.get(view.of)!]!, byteOffset: 0 };
+      return { buffer, offset: byteLength ? start + view.byteOffset + byteOffset : 0, size };
     };
 
     const computes = ({ op, outputs }: Node) => op.mutates?.length || outputs.some(({ size }) => size > 0);

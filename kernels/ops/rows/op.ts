@@ -1,5 +1,6 @@
 /**
  * sliceRows: rows `first` to `first + count` of a matrix; concatRows: matrices one below the other, whose gradient takes them apart.
+ * Rows that begin where a device can bind them are views (`views.ts`), for which nothing runs.
  *
  * @module
  */
@@ -25,6 +26,7 @@ const sliceRowsOp: Op<{ readonly first: number; readonly count: number }> = {
     const zeros = (n: number) => n ? [constant(graph, [n, width], 0)] : [];
     return [concatRows(graph, [...zeros(first), d!, ...zeros(rows - first - count)])];
   },
+  views: ({ attributes: { first } }) => [first],
   units: ({ outputs }) => outputs[0]!.size,
   cpu({ attributes: { first }, outputs, memory: [x, out], start, end }) {
     const offset = first * outputs[0]!.width;
@@ -72,6 +74,10 @@ const concatRowsGradientOp: Op<{ readonly rows: readonly number[] }> = {
   name: "concatRowsGradient",
   outputs([whole], { rows }) {
     return rows.map((count) => ({ shape: [count, whole!.width], dtype: whole!.dtype }));
+  },
+  views({ attributes: { rows } }) {
+    let first = 0;
+    return rows.map((count) => (first += count) - count);
   },
   units: () => 1,
   cpu({ memory, outputs }) {
