@@ -320,15 +320,19 @@ const ROWS: Case[] = [
   })),
 ];
 
-const FOLD: Case[] = [[10, 4], [12, 4], [5, 5], [3, 8], [130, 64], [7, 1]].flatMap(([K, R]): Case[] => [
+/** M, K and R; the last ones with so many shards that threads of a GPU share them, in numbers odd and even, over several workgroups. */
+const FOLDS = [[5, 10, 4], [5, 12, 4], [5, 5, 5], [5, 3, 8], [5, 130, 64], [5, 7, 1]].concat(
+  [[67, 160, 16], [3, 1444, 8], [19, 331, 7], [35, 75, 3], [300, 77, 1]],
+);
+const FOLD: Case[] = FOLDS.flatMap(([M, K, R]): Case[] => [
   {
-    name: `fold + ${K} into ${R}`,
-    inputs: [uniform([5, K!])],
+    name: `fold + ${M} rows of ${K} into ${R}`,
+    inputs: [uniform([M!, K!])],
     build: (g, [x]) => [fold(g, x!, R!)],
   },
   {
-    name: `tile + ${R} over ${K}`,
-    inputs: [uniform([5, R!])],
+    name: `tile + ${M} rows of ${R} over ${K}`,
+    inputs: [uniform([M!, R!])],
     build: (g, [x]) => [tile(g, x!, K!)],
   },
 ]);

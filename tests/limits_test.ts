@@ -174,8 +174,8 @@ const SEVERAL_WORKGROUP_ROWS: Case[] = [
   },
   {
     name: "sliceRows, fold and tile",
-    inputs: [uniform([21, 50])],
-    build: (g, [x]) => [fold(g, sliceRows(g, x!, 1, 20), 17)],
+    inputs: [uniform([61, 60])],
+    build: (g, [x]) => [fold(g, sliceRows(g, x!, 1, 60), 3)],
   },
 ];
 

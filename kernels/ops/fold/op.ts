@@ -5,7 +5,7 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { grid, type Op, requireF32, stride } from "../../op.ts";
+import { grid, type Op, requireF32, stride, unrolled } from "../../op.ts";
 import foldShader from "./fold.wgsl" with { type: "text" };
 import tileShader from "./tile.wgsl" with { type: "text" };
 
@@ -14,9 +14,12 @@ interface WidthAttributes {
   readonly width: number;
 }
 
+/** A shader for rows of K and of `width`, and how many outputs, of one number or four, a workgroup of it makes. */
+type Shader = (K: number, width: number) => { readonly wgsl: string; readonly outputs: number };
+
 function widthOp(
   name: string,
-  wgsl: string,
+  shader: Shader,
   row: (width: number, K: number, at: (i: number) => number, j: number) => number,
   inverse: (graph: Graph, x: Tensor, width: number) => Tensor,
 ): Op<WidthAttributes> {
@@ -37,18 +40,31 @@ function widthOp(
     },
     webgpu({ attributes: { width }, inputs, outputs }, limits) {
       const K = inputs[0]!.width, { count, type } = stride(width, K), size = outputs[0]!.size / count;
+      const { wgsl, outputs: made } = shader(K, width);
       return [{
         wgsl: `alias Element = ${type};\n${wgsl}`,
         uniforms: [size, width / count, K / count],
         bindings: [{ operand: 0 }, { operand: 1 }],
-        workgroups: grid(Math.ceil(size / 64), limits),
+        workgroups: grid(Math.ceil(size / made), limits),
       }];
     },
   };
 }
 
+/** Threads of a workgroup of fold, and the most of them that share an output. */
+const THREADS = 256, MOST_LANES = 16;
+
+/** Threads share an output where each has four shards to read, or more. The number depends on a row alone, as do the bits of sums. */
+const sharedFold: Shader = (K, width) => {
+  const lanes = Math.min(MOST_LANES, 2 ** Math.ceil(Math.log2(Math.max(1, K / width / 4))));
+  return {
+    wgsl: `const THREADS = ${THREADS}u;\nconst LANES = ${lanes}u;\n${unrolled(foldShader, "LANES", lanes)}`,
+    outputs: THREADS / lanes,
+  };
+};
+
 /** The op; use {@link fold}. */
-export const foldOp: Op<WidthAttributes> = widthOp("fold", foldShader, (width, K, at, j) => {
+export const foldOp: Op<WidthAttributes> = widthOp("fold", sharedFold, (width, K, at, j) => {
   let total = 0;
   for (let i = j; i < K; i += width) total += at(i);
   return total;
@@ -57,7 +73,7 @@ export const foldOp: Op<WidthAttributes> = widthOp("fold", foldShader, (width, K
 /** The op; use {@link tile}. */
 export const tileOp: Op<WidthAttributes> = widthOp(
   "tile",
-  tileShader,
+  () => ({ wgsl: tileShader, outputs: 64 }),
   (_, K, at, j) => at(j % K),
   (graph, d, width) => fold(graph, d, width),
 );
