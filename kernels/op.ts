@@ -167,17 +167,28 @@ export function wgslReader(name: string, binding: number, dtype: StorageType): s
   return declaration + `fn ${name}_at(i: u32) -> f32 {\n  return f32(${name}[i]);\n}\n`;
 }
 
+/** WGSL's expressions for four neighbours as f32, of a value `w` that holds them as they are stored. */
+const FOUR: Readonly<Record<StorageType, (w: string) => string>> = {
+  f32: (w) => w,
+  bf16: (w) =>
+    `bitcast<vec4<f32>>(vec4(${w}.x << 16u, ${w}.x & 0xffff0000u, ${w}.y << 16u, ${w}.y & 0xffff0000u))`,
+  f16: (w) => `vec4(unpack2x16float(${w}.x), unpack2x16float(${w}.y))`,
+  i32: () => "",
+};
+
 /** WGSL that declares storage binding `binding` as `name` and a function `<name>_four(i)` that reads elements 4i to 4i + 3 as f32. */
 export function wgslFours(name: string, binding: number, dtype: StorageType): string {
   const type = dtype === "f32" ? "vec4<f32>" : "vec2<u32>";
-  const widen = {
-    f32: "w",
-    bf16: "bitcast<vec4<f32>>(vec4(w.x << 16u, w.x & 0xffff0000u, w.y << 16u, w.y & 0xffff0000u))",
-    f16: "vec4(unpack2x16float(w.x), unpack2x16float(w.y))",
-    i32: "",
-  }[dtype];
   return `@group(0) @binding(${binding}) var<storage, read> ${name}: array<${type}>;\n` +
-    `fn ${name}_four(i: u32) -> vec4<f32> {\n  let w = ${name}[i];\n  return ${widen};\n}\n`;
+    `fn ${name}_four(i: u32) -> vec4<f32> {\n  let w = ${name}[i];\n  return ${FOUR[dtype]("w")};\n}\n`;
+}
+
+/** The same for a function `<name>_eight(i)` that reads elements 8i to 8i + 7: 16 bytes where they have 16 bits. */
+export function wgslEights(name: string, binding: number, dtype: StorageType): string {
+  const [type, low, high] = dtype === "f32" ? ["mat2x4<f32>", "w[0]", "w[1]"] : ["vec4<u32>", "w.xy", "w.zw"];
+  return `@group(0) @binding(${binding}) var<storage, read> ${name}: array<${type}>;\n` +
+    `fn ${name}_eight(i: u32) -> mat2x4<f32> {\n  let w = ${name}[i];\n` +
+    `  return mat2x4<f32>(${FOUR[dtype](low!)}, ${FOUR[dtype](high!)});\n}\n`;
 }
 
 /** Numbers that a thread takes at a time, and WGSL's type for them. */

@@ -382,13 +382,26 @@ const DROPOUT: Case[] = [0, 0.3, 0.9].map((share) => ({
   build: (g, [x, seed]) => [dropout(g, x!, seed!, { share, salt: "here" })],
 }));
 
-const ADD_TILE: Case[] = (["f32", "f16", "bf16"] as const).flatMap((dtype) =>
-  [[5, 7, 3], [9, 130, 64], [3, 4, 6], [70, 8, 8], [9, 44, 16], [130, 64, 64]].map(([O, K, R]): Case => ({
-    name: `addTile + ${dtype} [${O}, ${K}] and shards of ${R}`,
-    inputs: [dtype === "f32" ? fixed(uniform([O!, K!])) : stored(dtype, [O!, K!]), fixed(uniform([R!, O!]))],
-    build: (g, [w, d]) => [addTile(g, w!, d!)],
-  }))
+/** O, K and R: one number a time, four and eight; rows that eight threads do not divide, shards that four do not, ragged ones. */
+const TILES = [[5, 7, 3], [9, 130, 64], [3, 4, 6], [70, 8, 8], [9, 44, 16], [130, 64, 64]].concat(
+  [[11, 100, 12], [17, 72, 8], [9, 1000, 24], [260, 168, 16], [3, 40, 64], [24, 2048, 64]],
 );
+
+/** addTile of each storage of a weight into one of the sum; f16 is for a GPU alone. */
+export function addTileCases(sum: "f32" | "f16"): Case[] {
+  return (["f32", "f16", "bf16"] as const).flatMap((dtype) =>
+    TILES.map(([O, K, R]): Case => ({
+      name: `addTile + ${dtype} [${O}, ${K}] and shards of ${R}, in ${sum}`,
+      inputs: [
+        dtype === "f32" ? fixed(uniform([O!, K!])) : stored(dtype, [O!, K!]),
+        fixed(uniform([R!, O!])),
+      ],
+      build: (g, [w, d]) => [map(g, [addTile(g, w!, d!, sum)], (x) => x.mul(1))],
+      // WGSL leaves open to which of its two neighbours in f16 a sum is rounded: they are up to 2⁻¹⁰ of it apart.
+      ...(sum === "f16" ? { tolerance: 1e-3 } : {}),
+    }))
+  );
+}
 
 const EMBEDDING: Case[] = [uniform([11, 13]), stored("f16", [11, 13]), stored("bf16", [11, 13])].map((
   table,
@@ -510,7 +523,7 @@ export const CASES: readonly Case[] = [
   ...WKV7,
   ...ROWS,
   ...FOLD,
-  ...ADD_TILE,
+  ...addTileCases("f32"),
   ...EMBEDDING,
   ...CROSS_ENTROPY,
   ...PRECOMPUTED,

@@ -11,7 +11,7 @@ import { Graph, Variable } from "../kernels/graph.ts";
 import { assign } from "../kernels/ops/update/op.ts";
 import { compile } from "../kernels/plan.ts";
 import { type Case, differentiate, run } from "./conformance.ts";
-import { CASES } from "./conformance_cases.ts";
+import { addTileCases, CASES } from "./conformance_cases.ts";
 import { relativeError, testOnEngines, toleranceOn } from "./engines.ts";
 
 /** What f32 arithmetic may differ by. */
@@ -32,8 +32,9 @@ function oracleOf(testCase: Case): Results {
   return found;
 }
 
-for (const testCase of CASES) {
-  const { name, inputs, differences = true, tolerance = TOLERANCE } = testCase;
+/** Registers a case on every engine but the oracle; without the processor's where that has no such kernel. */
+function testAgainstOracle(testCase: Case, options: { processor?: boolean } = {}): void {
+  const { name, tolerance = TOLERANCE } = testCase;
   testOnEngines(`${name}: as the oracle`, async (engine: Engine) => {
     const wanted = await oracleOf(testCase), got = await run(engine, testCase);
     for (const [result, values] of wanted) {
@@ -41,8 +42,14 @@ for (const testCase of CASES) {
       const allowed = toleranceOn(engine, tolerance);
       assert.ok(error <= allowed, `${result}: normalised error ${error} is above ${allowed}`);
     }
-  }, { oracle: false });
+  }, { ...options, oracle: false });
+}
 
+for (const testCase of addTileCases("f16")) testAgainstOracle(testCase, { processor: false });
+
+for (const testCase of CASES) {
+  const { name, inputs, differences = true } = testCase;
+  testAgainstOracle(testCase);
   if (!differences || !inputs.some(({ differentiated }) => differentiated)) continue;
   Deno.test(`${name}: gradient as finite differences`, async () => {
     for (const { input, analytic, numeric, scale } of await differentiate(testCase)) {

@@ -6,8 +6,18 @@
  *
  * @module
  */
-import type { Graph, Tensor } from "../../graph.ts";
-import { forEachElement, grid, type Op, shapeError, wgslFours, wgslReader, widened } from "../../op.ts";
+import type { Graph, StorageType, Tensor } from "../../graph.ts";
+import {
+  forEachElement,
+  grid,
+  type Op,
+  shapeError,
+  unrolled,
+  wgslEights,
+  wgslFours,
+  wgslReader,
+  widened,
+} from "../../op.ts";
 import declarations from "./add_tile.wgsl" with { type: "text" };
 import shards from "./shards.wgsl" with { type: "text" };
 
@@ -40,15 +50,14 @@ export const addTileOp: Op<AddTileAttributes> = {
     const { rows: O, width: K } = w!, R = d!.rows, { size } = outputs[0]!, half = dtype === "f16";
     const bindings = [{ operand: 0 }, { operand: 1 }, { operand: 2 }];
     if (K % 4 === 0 && R % 4 === 0) {
-      const threads = O * R / 4, type = half ? "vec2<u32>" : "vec4<f32>";
+      const count = K % 8 === 0 && R % 8 === 0 ? 8 : 4;
+      const span = R * Math.ceil(K / R / SHARDS), threads = ROWS * Math.ceil(O / ROWS) * span / count;
       return [{
-        wgsl: wgslFours("w", 1, w!.dtype) + declarations + bindingOf(type) +
-          `fn stored(x: vec4<f32>) -> ${type} { return ${
-            half ? "vec2(pack2x16float(x.xy), pack2x16float(x.zw))" : "x"
-          }; }\n` + shards + forEachElement(["add_shards(i);"]),
-        uniforms: [threads, K, R, O],
+        wgsl: `const SHARDS = ${SHARDS}u;\nconst ROWS = ${ROWS}u;\nconst THREADS = ${THREADS}u;\n` +
+          neighbours(count, w!.dtype, half) + unrolled(shards, "SHARDS", SHARDS),
+        uniforms: [span, K, R, O],
         bindings,
-        workgroups: grid(Math.ceil(threads / 64), limits),
+        workgroups: grid(Math.ceil(threads / THREADS), limits),
       }];
     }
     const words = half ? Math.ceil(size / 2) : size;
@@ -66,6 +75,26 @@ export const addTileOp: Op<AddTileAttributes> = {
     }];
   },
 };
+
+/** Shards that a thread adds to, neighbouring rows that neighbouring threads have, and threads of a workgroup. */
+const SHARDS = 4, ROWS = 8, THREADS = 256;
+
+/** WGSL that shards.wgsl wants, for four or eight neighbours at a time. */
+function neighbours(count: 4 | 8, dtype: StorageType, half: boolean): string {
+  const [type, reader, read, added, fours] = count === 8
+    ? ["mat2x4<f32>", wgslEights, "w_eight(i)", "Numbers(tile_four(j, o), tile_four(j + 4u, o))", [
+      "x[0]",
+      "x[1]",
+    ]]
+    : ["vec4<f32>", wgslFours, "w_four(i)", "tile_four(j, o)", ["x"]];
+  const packed = fours.map((four) => `pack2x16float(${four}.xy), pack2x16float(${four}.zw)`);
+  const out = half ? `vec${count / 2}<u32>` : type;
+  return reader("w", 1, dtype) + bindingOf(out) +
+    `const COUNT = ${count}u;\nalias Numbers = ${type};\n` +
+    `fn w_numbers(i: u32) -> Numbers { return ${read}; }\n` +
+    `fn tile_numbers(j: u32, o: u32) -> Numbers { return ${added}; }\n` +
+    `fn stored(x: Numbers) -> ${out} { return ${half ? `${out}(${packed})` : "x"}; }\n`;
+}
 
 const bindingOf = (type: string) =>
   `@group(0) @binding(3) var<storage, read_write> out: array<${type}>;                // (O, K)\n`;

@@ -1,11 +1,34 @@
-// Adds four neighbours of a row of d's tile to every shard of a row of w, so that d is read once. t < O·R / 4.
-// Declared before this text: w_four; stored, which makes four numbers what out holds; and what add_tile.wgsl has.
-fn add_shards(t: u32) {
-  let o = t / (p.R / 4u);
-  let j = t % (p.R / 4u) * 4u;
-  let added = vec4(d[j * p.O + o], d[(j + 1u) * p.O + o], d[(j + 2u) * p.O + o], d[(j + 3u) * p.O + o]);
-  for (var i = j; i < p.K; i += p.R) {
-    let at = (o * p.K + i) / 4u;
-    out[at] = stored(w_four(at) + added);
+// out[o, i] = w[o, i] + d[i mod R, o]. A thread adds neighbours of a row of d's tile to SHARDS shards of a row of w, so that d is
+// read once for all of them. ROWS neighbouring threads have as many rows o, which lie together in d; the next ROWS have the
+// columns beside theirs, which lie together in w.
+// Declared before this text: SHARDS, ROWS, THREADS; w, binding 1; out, binding 3; COUNT, of the neighbours; Numbers, as many f32;
+// w_numbers(i), those of w from COUNT · i; tile_numbers(j, o), those of column o of d from row j; stored, what out holds of them.
+struct Parameters { span: u32, K: u32, R: u32, O: u32 }                 // span: columns from one of a thread's shards to the next
+@group(0) @binding(0) var<uniform> p: Parameters;
+@group(0) @binding(2) var<storage, read> d: array<f32>;                 // (R, O)
+
+fn tile_four(j: u32, o: u32) -> vec4<f32> {
+  let at = j * p.O + o;
+  return vec4(d[at], d[at + p.O], d[at + 2u * p.O], d[at + 3u * p.O]);
+}
+
+fn write(o: u32, i: u32, sum: Numbers) {
+  if (i < p.K) { out[(o * p.K + i) / COUNT] = stored(sum); }
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) place: u32) {
+  let index = (group.y * groups.x + group.x) * THREADS + place;
+  let threads = p.span / COUNT;                                         // of a row
+  let o = index / (ROWS * threads) * ROWS + index % ROWS;
+  if (o >= p.O) { return; }
+  let first = index / ROWS % threads * COUNT;
+  let added = tile_numbers(first % p.R, o);
+  var sums: array<Numbers, SHARDS>;
+  // Past the end of a row the last numbers are read, not none: loads after a branch would wait for it.
+  for (var j = 0u; j < SHARDS; j++) {
+    sums[j] = w_numbers((o * p.K + min(first + j * p.span, p.K - COUNT)) / COUNT) + added;
   }
+  for (var j = 0u; j < SHARDS; j++) { write(o, first + j * p.span, sums[j]); }
 }
