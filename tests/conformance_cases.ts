@@ -170,10 +170,17 @@ const MATMUL: Case[] = [
   },
 ];
 
+/**
+ * M, groups and C. The later ones on a GPU: more groups than a workgroup takes, of RWKV's size and a ragged one; groups for all
+ * threads of a workgroup, in fours and in ones; and one of more numbers than they have registers for.
+ */
+const NORMS = [[7, 1, 100], [7, 2, 100], [7, 5, 100], [7, 1, 3], [7, 4, 8]].concat(
+  [[23, 3, 192], [7, 5, 180], [5, 1, 768], [3, 1, 2052], [3, 1, 1021], [2, 1, 2061]],
+);
 const NORM: Case[] = [
-  ...[[1, 100], [2, 100], [5, 100], [1, 3], [4, 8]].map(([groups, C]): Case => ({
-    name: `norm + ${groups} groups of ${C! / groups!}`,
-    inputs: [uniform([7, C!]), uniform([C!], 0.5, 1.5), uniform([C!])],
+  ...NORMS.map(([M, groups, C]): Case => ({
+    name: `norm + ${M} rows of ${groups} groups of ${C! / groups!}`,
+    inputs: [uniform([M!, C!]), uniform([C!], 0.5, 1.5), uniform([C!])],
     build: (g, [x, weight, bias]) => [norm(g, x!, weight!, bias!, { groups: groups!, eps: 64e-5 })],
   })),
   {

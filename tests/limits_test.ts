@@ -164,7 +164,7 @@ const SEVERAL_WORKGROUP_ROWS: Case[] = [
   },
   {
     name: "norm",
-    inputs: [uniform([7, 130]), uniform([130]), uniform([130])],
+    inputs: [uniform([23, 130]), uniform([130]), uniform([130])],
     build: (g, [x, weight, bias]) => [norm(g, x!, weight!, bias!, { groups: 2, eps: 1e-5 })],
   },
   {

@@ -1,14 +1,3 @@
-/** Numbers that a thread takes at a time: four where a group has enough of them for all threads of a workgroup. */
-function elements(n: number): { count: number; declarations: string } {
-  const { count, type } = n < 256 ? stride(1) : stride(n);
-  const sum = count === 4 ? "x.x + x.y + x.z + x.w" : "x";
-  return {
-    count,
-    declarations: `alias Element = ${type};\nconst COUNT = ${count}u;\n` +
-      `fn sum_of(x: Element) -> f32 { return ${sum}; }`,
-  };
-}
-
 /**
  * norm: `y = (x − mean) · rstd · weight + bias` over groups of neighbours, with `rstd = 1 / sqrt(variance + eps)` and the
  * biased variance. One group over the whole width is LayerNorm (Ba et al. 2016); H groups are RWKV's GroupNorm.
@@ -19,15 +8,64 @@ function elements(n: number): { count: number; declarations: string } {
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { float, grid, type Op, requireF32, shapeError, stride } from "../../op.ts";
+import {
+  type DeviceLimits,
+  float,
+  grid,
+  type Op,
+  type Pass,
+  requireF32,
+  shapeError,
+  stride,
+  unrolled,
+} from "../../op.ts";
 import { map } from "../map/op.ts";
 import { reduceRows } from "../reduce/op.ts";
 import forwardShader from "./norm.wgsl" with { type: "text" };
 import gradientShader from "./norm_gradient.wgsl" with { type: "text" };
+import totalShader from "./total.wgsl" with { type: "text" };
 
 interface NormAttributes {
   readonly groups: number;
   readonly eps: number;
+}
+
+/** Threads of a workgroup, and elements of a group that each of them takes while there are threads enough. */
+const THREADS = 256, ELEMENTS = 4;
+
+/** Elements that a thread keeps in registers; where more are its share, loops are left to the driver, which puts them in memory. */
+const MOST_IN_REGISTERS = 8;
+
+/** How a shader is run that has threads share groups of n numbers. */
+interface Grouping {
+  /** Of all rows. */
+  readonly total: number;
+  /** Of one row. */
+  readonly groups: number;
+  readonly n: number;
+  /** What it sums over a group. */
+  readonly sum: "f32" | "vec2<f32>";
+  /** The uniforms after the first three. */
+  readonly uniforms: readonly number[];
+}
+
+/** The pass of a shader by which each workgroup takes as many groups as it has threads for. */
+function grouped(shader: string, { total, groups, n, sum, uniforms }: Grouping, limits: DeviceLimits): Pass {
+  const { count, type } = stride(n), size = n / count;
+  const depth = Math.ceil(Math.log2(Math.max(1, size / ELEMENTS)));
+  const LANES = Math.min(THREADS, 2 ** depth), ROOTS = 2 ** Math.ceil(Math.log2(LANES) / 2);
+  const LEAVES = LANES / ROOTS, HELD = Math.max(1, Math.ceil(size / LANES));
+  const totalOf = unrolled(unrolled(totalShader, "ROOTS", ROOTS), "LEAVES", LEAVES);
+  return {
+    wgsl: Object.entries({ THREADS, LANES, ROOTS, LEAVES, HELD, COUNT: count })
+      .map(([name, value]) => `const ${name} = ${value}u;\n`).join("") +
+      `alias Element = ${type};\nalias Sum = ${sum};\n` +
+      `fn sum_of(x: Element) -> f32 { return ${count === 4 ? "x.x + x.y + x.z + x.w" : "x"}; }\n` +
+      totalOf + (HELD <= MOST_IN_REGISTERS ? unrolled(shader, "HELD", HELD) : shader),
+    uniforms: [total, groups, size, ...uniforms],
+    bindings: [0, 1, 2, 3, 4, 5].map((operand) => ({ operand })),
+    workgroups: grid(Math.ceil(total * LANES / THREADS), limits),
+  };
 }
 
 /** The op; use {@link norm}. */
@@ -73,13 +111,8 @@ export const normOp: Op<NormAttributes> = {
     }
   },
   webgpu({ attributes: { groups, eps }, inputs, outputs }, limits) {
-    const total = outputs[1]!.size, n = inputs[0]!.width / groups, { count, declarations } = elements(n);
-    return [{
-      wgsl: `${declarations}\n${forwardShader}`,
-      uniforms: [total, groups, n / count, float(eps)],
-      bindings: [0, 1, 2, 3, 4, 5].map((operand) => ({ operand })),
-      workgroups: grid(total, limits),
-    }];
+    const total = outputs[1]!.size, n = inputs[0]!.width / groups;
+    return [grouped(forwardShader, { total, groups, n, sum: "f32", uniforms: [float(eps)] }, limits)];
   },
 };
 
@@ -105,13 +138,8 @@ const normGradientOp: Op<NormAttributes> = {
     }
   },
   webgpu({ attributes: { groups }, inputs }, limits) {
-    const total = inputs[2]!.size, n = inputs[0]!.width / groups, { count, declarations } = elements(n);
-    return [{
-      wgsl: `${declarations}\n${gradientShader}`,
-      uniforms: [total, groups, n / count],
-      bindings: [0, 1, 2, 3, 4, 5].map((operand) => ({ operand })),
-      workgroups: grid(total, limits),
-    }];
+    const total = inputs[2]!.size, n = inputs[0]!.width / groups;
+    return [grouped(gradientShader, { total, groups, n, sum: "vec2<f32>", uniforms: [] }, limits)];
   },
 };
 
