@@ -284,6 +284,9 @@ const WKV7: Case[] = [
   recurrence([2, 17, 1, 16], { state: true, give: "state" }),
   recurrence([2, 19, 2, 64], { state: true }),
   recurrence([1, 34, 3, 5], { state: true }),
+  // More columns than a workgroup of the gradient has, and their number odd, or not a multiple of its threads'.
+  recurrence([1, 18, 1, 35], { state: true }),
+  recurrence([1, 18, 1, 70], { state: true }),
   recurrence([2, 9, 2, 12], { state: true }),
   recurrence([1, 18, 2, 32], { state: true }),
   recurrence([1, 7, 1, 128], { state: true }),

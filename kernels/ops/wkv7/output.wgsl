@@ -4,7 +4,11 @@
 //     forward,  X the state:      X ← X · diag(w) + drive ⊗ add + echo ⊗ back; y = X r     with drive v, add k, back b
 //     backward, X its gradient:   X ← X + drive ⊗ add; dv = X k; X ← X · diag(w) + echo ⊗ back     with drive dy, add r, back a
 //
-// Declared before this text: N, CHUNK, STEPS, BACKWARD; Lanes with LANES and inner(). Loops over j are written out before compiling.
+// A thread has ROWS_A_THREAD rows, and of each the keys of one of KEY_THREADS threads, so that what it reads from workgroup memory
+// serves it several times.
+//
+// Declared before this text: N, CHUNK, STEPS, ROWS_A_THREAD, KEY_THREADS, BACKWARD; Lanes with LANES and inner(); Parts with PARTS,
+// put_partial() and sum_partial(). Loops over j are written out before compiling.
 struct Parameters { T: u32, C: u32, chunks: u32, units: u32 }
 @group(0) @binding(0) var<uniform> p: Parameters;
 @group(0) @binding(1) var<storage, read> reads: array<Lanes>;           // (B, T, H, N), as all streams: r, backward k
@@ -16,14 +20,25 @@ struct Parameters { T: u32, C: u32, chunks: u32, units: u32 }
 @group(0) @binding(7) var<storage, read> echo: array<f32>;              // (B, T, H, N)
 @group(0) @binding(8) var<storage, read_write> result: array<f32>;      // (B, T, H, N): y, backward dv
 const L = N / LANES;
-var<workgroup> read_: array<Lanes, STEPS * L>;
-var<workgroup> decay: array<Lanes, STEPS * L>;
-var<workgroup> add: array<Lanes, STEPS * L>;
-var<workgroup> back: array<Lanes, STEPS * L>;
+const OWN = L / KEY_THREADS;               // Lanes of a row that a thread holds
+const HELD = ROWS_A_THREAD * OWN;
+const ROWS = N / ROWS_A_THREAD;            // between the rows of a thread, so that neighbours have neighbouring rows
+const THREADS = ROWS * KEY_THREADS;
+const SUMS = KEY_THREADS / PARTS;          // Parts of a row's sum
+// What each thread brings of some steps.
+const LOADS = (STEPS * L + THREADS - 1u) / THREADS;
+const SIGNALS = (STEPS * N + THREADS - 1u) / THREADS;
+var<workgroup> read_: array<Lanes, LOADS * THREADS>;
+var<workgroup> decay: array<Lanes, LOADS * THREADS>;
+var<workgroup> add: array<Lanes, LOADS * THREADS>;
+var<workgroup> back: array<Lanes, LOADS * THREADS>;
+var<workgroup> drives: array<f32, SIGNALS * THREADS>;
+var<workgroup> echoes: array<f32, SIGNALS * THREADS>;
+var<workgroup> partial: array<Parts, STEPS * N * SUMS>;
 
-@compute @workgroup_size(N)
+@compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) n: u32) {
+        @builtin(local_invocation_index) lane: u32) {
   let unit = group.y * groups.x + group.x;
   if (unit >= p.units) { return; }
   let H = p.C / N;
@@ -31,38 +46,71 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let first = unit % p.chunks * CHUNK;
   let count = min(CHUNK, p.T - first);
   let begin = ((head / H) * p.T + first) * p.C + (head % H) * N;
-  var X: array<Lanes, L>;
-  for (var j = 0u; j < L; j++) { X[j] = kept[(unit * N + n) * L + j]; }
-  for (var step = 0u; step < count; step++) {
-    if (step % STEPS == 0u) {
-      workgroupBarrier();
-      for (var i = n; i < STEPS * L; i += N) {
-        let at = (begin + time(min(step + i / L, count - 1u), count) * p.C) / LANES + i % L;
-        read_[i] = reads[at];
-        decay[i] = decays[at];
-        add[i] = adds[at];
-        back[i] = backs[at];
-      }
-      workgroupBarrier();
+  let key = lane % KEY_THREADS;
+  let row = lane / KEY_THREADS;
+  var X: array<Lanes, HELD>;
+  for (var j = 0u; j < HELD; j++) { X[j] = kept[(unit * N + row + j / OWN * ROWS) * L + key + j % OWN * KEY_THREADS]; }
+  var next_read: array<Lanes, LOADS>;
+  var next_decay: array<Lanes, LOADS>;
+  var next_add: array<Lanes, LOADS>;
+  var next_back: array<Lanes, LOADS>;
+  var next_drive: array<f32, SIGNALS>;
+  var next_echo: array<f32, SIGNALS>;
+  // The first round works on nothing; the last brings nothing new. While some steps are worked on, the next are on their way.
+  for (var round = 0u; round <= (count + STEPS - 1u) / STEPS; round++) {
+    for (var j = 0u; j < LOADS; j++) {
+      read_[j * THREADS + lane] = next_read[j];
+      decay[j * THREADS + lane] = next_decay[j];
+      add[j * THREADS + lane] = next_add[j];
+      back[j * THREADS + lane] = next_back[j];
     }
-    let own = begin + time(step, count) * p.C + n;
-    let d = drive[own];
-    let e = echo[own];
-    let at = step % STEPS * L;
-    var sum = Lanes(0.0);
-    if (BACKWARD) {
-      for (var j = 0u; j < L; j++) {
-        X[j] += d * add[at + j];
-        sum += X[j] * read_[at + j];
-        X[j] = X[j] * decay[at + j] + e * back[at + j];
+    for (var j = 0u; j < SIGNALS; j++) {
+      drives[j * THREADS + lane] = next_drive[j];
+      echoes[j * THREADS + lane] = next_echo[j];
+    }
+    workgroupBarrier();
+    for (var j = 0u; j < LOADS; j++) {
+      let step = round * STEPS + (j * THREADS + lane) / L;
+      let at = (begin + time(min(step, count - 1u), count) * p.C) / LANES + (j * THREADS + lane) % L;
+      next_read[j] = reads[at];
+      next_decay[j] = decays[at];
+      next_add[j] = adds[at];
+      next_back[j] = backs[at];
+    }
+    for (var j = 0u; j < SIGNALS; j++) {
+      let step = round * STEPS + (j * THREADS + lane) / N;
+      let at = begin + time(min(step, count - 1u), count) * p.C + (j * THREADS + lane) % N;
+      next_drive[j] = drive[at];
+      next_echo[j] = echo[at];
+    }
+    if (round > 0u) {
+      for (var step = 0u; step < STEPS; step++) {
+        let at = step * L + key;
+        let own = step * N + row;
+        var sum = array<Lanes, ROWS_A_THREAD>();
+        if (BACKWARD) {
+          for (var j = 0u; j < HELD; j++) {
+            X[j] += drives[own + j / OWN * ROWS] * add[at + j % OWN * KEY_THREADS];
+            sum[j / OWN] += X[j] * read_[at + j % OWN * KEY_THREADS];
+            X[j] = X[j] * decay[at + j % OWN * KEY_THREADS] + echoes[own + j / OWN * ROWS] * back[at + j % OWN * KEY_THREADS];
+          }
+        } else {
+          for (var j = 0u; j < HELD; j++) {
+            X[j] = X[j] * decay[at + j % OWN * KEY_THREADS] + drives[own + j / OWN * ROWS] * add[at + j % OWN * KEY_THREADS] +
+              echoes[own + j / OWN * ROWS] * back[at + j % OWN * KEY_THREADS];
+            sum[j / OWN] += X[j] * read_[at + j % OWN * KEY_THREADS];
+          }
+        }
+        for (var j = 0u; j < ROWS_A_THREAD; j++) {
+          put_partial((own + j * ROWS) * KEY_THREADS + key, inner(sum[j], Lanes(1.0)));
+        }
       }
-    } else {
-      for (var j = 0u; j < L; j++) {
-        X[j] = X[j] * decay[at + j] + d * add[at + j] + e * back[at + j];
-        sum += X[j] * read_[at + j];
+      workgroupBarrier();
+      for (var i = lane; i < STEPS * N; i += THREADS) {
+        let step = (round - 1u) * STEPS + i / N;
+        if (step < count) { result[begin + time(step, count) * p.C + i % N] = sum_partial(i * SUMS); }
       }
     }
-    result[own] = inner(sum, Lanes(1.0));
   }
 }
 

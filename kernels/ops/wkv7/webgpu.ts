@@ -95,6 +95,41 @@ export function scanLayout(
   return { ...layout, block: (few ? [16, 8, 4] : [8, 4]).find(fits) ?? 2 };
 }
 
+/** Threads of a workgroup that every device allows. */
+const MOST_THREADS = 256;
+/** Bytes of workgroup memory that the steps of an output are worked on in. */
+const OUTPUT_BYTES = 10_240;
+
+/** How a chunk's output is divided. */
+interface OutputLayout {
+  /** Rows of a thread. */
+  readonly rowsAThread: number;
+  /** Threads that share the keys of a row. */
+  readonly keyThreads: number;
+  /** Steps between meetings of the threads. */
+  readonly steps: number;
+}
+
+function outputLayout(N: number): OutputLayout {
+  const rowsAThread = divisor(N, 2), lanes = N / laneWidth(N);
+  const most = Math.floor(MOST_THREADS * rowsAThread / N);
+  const keyThreads = divisor(lanes, Math.max(1, Math.min(Math.ceil(lanes / 8), most)));
+  const steps = Math.floor(OUTPUT_BYTES / (4 * N * (6 + keyThreads)));
+  return { rowsAThread, keyThreads, steps: divisor(CHUNK, Math.max(1, steps)) };
+}
+
+/** What the loops of an output are bounded by. */
+function outputLoops(N: number, { rowsAThread, keyThreads, steps }: OutputLayout) {
+  const lanes = N / laneWidth(N), threads = N / rowsAThread * keyThreads;
+  const each = (count: number) => Math.ceil(count / threads);
+  return {
+    ROWS_A_THREAD: rowsAThread,
+    HELD: rowsAThread * lanes / keyThreads,
+    LOADS: each(steps * lanes),
+    SIGNALS: each(steps * N),
+  };
+}
+
 /** WGSL of `weighed`. */
 function weighed(width: Width): string {
   const terms = width === 1
@@ -182,7 +217,7 @@ function passes(
   const blocks = Math.ceil(T / block);
   const solvers = B * H * blocks, scanners = B * H * N / rows, readers = B * H * chunks;
   const shape = { N, CHUNK, BLOCK: block, BACKWARD: backward };
-  const width = laneWidth(N);
+  const width = laneWidth(N), output = outputLayout(N);
   return [
     {
       wgsl: solveShader(N, block, backward),
@@ -213,9 +248,16 @@ function passes(
     },
     {
       wgsl: [
-        constants({ N, CHUNK, STEPS: divisor(CHUNK, Math.max(1, Math.floor(512 / N))), BACKWARD: backward }),
+        constants({
+          ...{ N, CHUNK, BACKWARD: backward, STEPS: output.steps },
+          ...{ ROWS_A_THREAD: output.rowsAThread, KEY_THREADS: output.keyThreads },
+        }),
         lanes(width),
-        unrolled(outputShader, "L", N / width),
+        parts(output.keyThreads, ["partial"]),
+        Object.entries(outputLoops(N, output)).reduce(
+          (text, [name, count]) => unrolled(text, name, count),
+          outputShader,
+        ),
       ].join("\n"),
       uniforms: [T, C, chunks, readers],
       bindings: operands(to.read, to.decay, to.add, to.back, to.drive, to.kept, to.echo, to.result),
