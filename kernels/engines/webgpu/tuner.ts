@@ -17,6 +17,9 @@ import { timedPasses } from "./timing.ts";
 /** Milliseconds that measuring may take in one load of a program. */
 const LIMIT = 2500;
 
+/** Milliseconds of work after which a device that was idle has its clocks up: what is measured before would only rank by turn. */
+const WARM_UP = 100;
+
 /** Milliseconds that a series of runs of one candidate should take, and how many runs at most. */
 const SERIES = 1.5, MOST_RUNS = 40;
 
@@ -27,7 +30,7 @@ const AGREEMENT = 0.02;
 const SAMPLE = 16384;
 
 /** Counts up when shaders change so much that old measurements mean nothing. */
-const VERSION = 2;
+const VERSION = 3;
 
 /** A lowering made ready on buffers of the tuner's. */
 export interface Trial extends Disposable {
@@ -96,18 +99,25 @@ export class Tuner {
     }
     if (!open.size) return;
     const deadline = performance.now() + LIMIT;
+    let warmUp = WARM_UP;
     using scratch = new Scratch(this.#device);
     for (const [key, { node }] of [...open].sort(([, a], [, b]) => b.weight - a.weight)) {
       if (performance.now() > deadline) break;
       const [trusted, ...others] = node.op.alternatives!(node, this.#device.limits);
       const candidates = [trusted!, ...others.filter(({ worthTrying }) => worthTrying)];
-      choices.set(key, await this.#fastest(node, candidates, scratch));
+      choices.set(key, await this.#fastest(node, candidates, scratch, warmUp));
+      warmUp = 0;
     }
     await remember(this.#device.description, choices);
   }
 
-  /** The name of the fastest candidate that agrees with the first. */
-  async #fastest(node: Node, candidates: readonly Alternative[], scratch: Scratch): Promise<string> {
+  /** The name of the fastest candidate that agrees with the first, after so many milliseconds of work. */
+  async #fastest(
+    node: Node,
+    candidates: readonly Alternative[],
+    scratch: Scratch,
+    warmUp: number,
+  ): Promise<string> {
     const buffers = scratch.buffers(node);
     const made = await Promise.allSettled(
       candidates.map(({ passes }) => this.#bind(node, passes(), buffers)),
@@ -122,6 +132,10 @@ export class Tuner {
         for (let i = 0; i < count; i++) trial.encode(pass);
       };
       try {
+        for (const end = performance.now() + warmUp; performance.now() < end;) {
+          await timedPasses(this.#device, [series(MOST_RUNS), series(MOST_RUNS)]);
+        }
+        warmUp = 0;
         const [first] = await timedPasses(this.#device, [series(runs)]);
         const result = await scratch.sample(buffers[node.inputs.length]!);
         trusted ??= result;
