@@ -39,7 +39,7 @@ const COLUMNS: [string, TrainOptions][] = [
 ];
 
 /** What a GPU tells of itself that plans depend on. */
-type Traits = Pick<Engine, "operands" | "joinsFolds" | "keeps" | "limits">;
+type Traits = Pick<Engine, "operands" | "joinsFolds" | "keeps" | "rounds" | "limits">;
 const LIMITS = { bindingBytes: 2 ** 31 - 4, workgroups: 65535, workgroupBytes: 32768 };
 const PLAIN: Traits = { operands: 8, limits: LIMITS };
 /** One NVIDIA H200 through Dawn. */
@@ -47,6 +47,7 @@ const MATRIX_UNITS: Traits = {
   operands: 16,
   joinsFolds: "f16",
   keeps: "f16",
+  rounds: "f16",
   limits: { ...LIMITS, matrixUnits: { side: 16, lanes: 32 } },
 };
 
@@ -58,12 +59,14 @@ class Ledger implements Engine {
   readonly operands: number;
   readonly joinsFolds: "f32" | "f16" | undefined;
   readonly keeps: "f16" | undefined;
+  readonly rounds: "f16" | undefined;
   readonly limits;
   allocatedBytes = 0;
-  constructor({ operands, joinsFolds, keeps, limits }: Traits) {
+  constructor({ operands, joinsFolds, keeps, rounds, limits }: Traits) {
     this.operands = operands;
     this.joinsFolds = joinsFolds;
     this.keeps = keeps;
+    this.rounds = rounds;
     this.limits = limits!;
   }
   room() {

@@ -33,6 +33,8 @@ export interface Engine {
   readonly joinsFolds?: "f32" | "f16" | undefined;
   /** Storage of values that a forward pass leaves for the backward pass (`kept.ts`); f32 where it is not given. */
   readonly keeps?: "f16" | undefined;
+  /** Storage to which products round what they multiply, so that it is written in that (`halves.ts`), if they do. */
+  readonly rounds?: "f16" | undefined;
   /** What one shader may be given; not there where there are no shaders. */
   readonly limits?: DeviceLimits;
   /** Which of an op's lowerings programs were given, by op and shapes, where there are several. */

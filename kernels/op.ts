@@ -97,6 +97,8 @@ export interface Op<A = unknown> {
   readonly mutates?: readonly number[];
   /** Indexes of the inputs that running the op reads, where others serve only its gradient. */
   reads?(node: Node<A>): readonly number[];
+  /** Indexes of the inputs which may as well be in f16, because matrix units round what they multiply to that. */
+  halves?(node: Node<A>): readonly number[];
   /** Indexes of the outputs that only its own passes on a GPU read and write, or those of its gradient. */
   readonly scratch?: readonly number[];
   /** Where outputs are only rows of input 0: the first row of each. They are not copied where they can be bound. */

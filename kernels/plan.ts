@@ -9,6 +9,7 @@
 import { ownerOf } from "./engine.ts";
 import { fuse } from "./fuse.ts";
 import { joinFolds } from "./folds.ts";
+import { readHalves, writeHalves } from "./halves.ts";
 import { keepLess } from "./kept.ts";
 import { addInProducts } from "./sums.ts";
 import { bytesOf, inputsRead, type Node, type Tensor, type Variable } from "./graph.ts";
@@ -78,6 +79,7 @@ export const LEAST_OPERANDS = 8;
  * @param options.operands of one node, at most; an engine has this
  * @param options.scratch whether scratch has a place; an engine has this
  * @param options.joinsFolds the storage of weights that are made so that there are fewer products, if they are; an engine has this
+ * @param options.rounds storage to which products round what they multiply, if they do; an engine has this
  * @param options.keeps storage of what a forward pass leaves for the backward pass, if not f32; an engine has this
  * @param options.fused false to keep elementwise nodes as they were made
  */
@@ -88,16 +90,18 @@ export function compile(
     readonly scratch?: boolean | undefined;
     readonly joinsFolds?: "f32" | "f16" | undefined;
     readonly keeps?: "f16" | undefined;
+    readonly rounds?: "f16" | undefined;
     readonly fused?: boolean;
   } = {},
 ): Program {
-  const { operands = LEAST_OPERANDS, scratch = true, joinsFolds, keeps, fused = true } = options;
+  const { operands = LEAST_OPERANDS, scratch = true, joinsFolds, keeps, rounds, fused = true } = options;
   const needed = liveNodes(graph.nodes);
   const joined = joinsFolds ? liveNodes(joinFolds(needed, joinsFolds)) : needed;
   const live = updatedEarly(addInProducts(joined));
-  const kept = keeps && graph.loss ? liveNodes(keepLess(live, graph.loss)) : live;
-  const fewest = fused ? fuse(kept, operands) : kept, views = viewsOf(fewest);
-  const nodes = fewest.filter(({ outputs }) => !outputs.some((t) => views.has(t)));
+  const kept = keeps && graph.loss ? liveNodes(readHalves(keepLess(live, graph.loss))) : live;
+  const fewest = fused ? fuse(kept, operands) : kept;
+  const stored = rounds ? writeHalves(fewest) : fewest, views = viewsOf(stored);
+  const nodes = stored.filter(({ outputs }) => !outputs.some((t) => views.has(t)));
   const lives = new Map<Tensor, { first: number; last: number }>();
   const variables = new Set<Variable>();
   nodes.forEach((node, index) => {

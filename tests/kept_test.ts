@@ -5,19 +5,19 @@
  * @module
  */
 import assert from "node:assert/strict";
-import type { Engine, Executable } from "../kernels/engine.ts";
+import type { Engine } from "../kernels/engine.ts";
 import { Oracle } from "../kernels/engines/cpu/oracle.ts";
 import { backward } from "../kernels/gradient.ts";
 import { Graph, sizeOf, Variable } from "../kernels/graph.ts";
-import type { NumberArray } from "../kernels/op.ts";
 import { map, mapAll, narrowed, repeat } from "../kernels/ops/map/op.ts";
 import { matmul } from "../kernels/ops/matmul/op.ts";
 import { reduceGroups } from "../kernels/ops/reduce/op.ts";
 import { assign } from "../kernels/ops/update/op.ts";
-import { bytesAfter, compile, type Program } from "../kernels/plan.ts";
+import { bytesAfter, compile } from "../kernels/plan.ts";
 import { Programs } from "../training/programs.ts";
 import { Trainables } from "../training/trainables.ts";
 import { randomNumbers, relativeError, testOnEngines } from "./engines.ts";
+import { RoundingOracle } from "./rounding_oracle.ts";
 import { boneAdapter, GOLDEN_KINDS, goldenRun, smallModel, trainingGraph } from "./small_model.ts";
 
 /** On engines that keep in f16: a processor does not, whose products are in f32. */
@@ -41,21 +41,6 @@ async function keeping<T>(engine: Engine, keeps: "f16" | undefined, body: () => 
     return await body();
   } finally {
     delete (engine as { keeps?: unknown }).keeps;
-  }
-}
-
-/** The oracle with products whose operands are rounded to f16, as matrix units round them. */
-class RoundingOracle extends Oracle {
-  override load(program: Program): Promise<Executable> {
-    const rounded = (memory: NumberArray) =>
-      memory instanceof Uint16Array ? memory : Float64Array.from(Float16Array.from(memory));
-    const nodes = program.nodes.map((node) => {
-      if (!/matmul$/i.test(node.op.name)) return node;
-      const cpu: typeof node.op.cpu = (call) =>
-        node.op.cpu({ ...call, memory: call.memory.map((m, i) => i < 2 ? rounded(m) : m) });
-      return { ...node, op: { ...node.op, cpu } };
-    });
-    return super.load({ ...program, nodes });
   }
 }
 

@@ -22,6 +22,7 @@ interface Product {
   readonly M: number;
   readonly N: number;
   readonly K: number;
+  readonly dtypeA?: "f32" | "f16";
   readonly dtype?: StorageType;
   readonly transposeA?: boolean;
   readonly transposeB?: boolean;
@@ -34,6 +35,12 @@ const PRODUCTS: readonly Product[] = [
   { M: 48, N: 144, K: 40, dtype: "bf16" },
   { M: 48, N: 32, K: 36, dtype: "f16", addend: true },
   { M: 80, N: 64, K: 100, transposeA: true },
+  { M: 144, N: 80, K: 72, dtypeA: "f16", dtype: "bf16", transposeB: true },
+  { M: 48, N: 136, K: 40, dtypeA: "f16", dtype: "f16", addend: true },
+  { M: 128, N: 128, K: 64, dtypeA: "f16" },
+  { M: 80, N: 64, K: 104, dtypeA: "f16", transposeA: true },
+  { M: 37, N: 43, K: 23, dtypeA: "f16" },
+  { M: 16, N: 16, K: 1104, dtypeA: "f16", transposeA: true },
   { M: 37, N: 44, K: 60 },
   { M: 37, N: 43, K: 24, transposeB: true, addend: true },
   { M: 20, N: 24, K: 41, transposeA: true },
@@ -43,14 +50,16 @@ const PRODUCTS: readonly Product[] = [
 ];
 
 /** A program that leaves the product in `result`, with its inputs' content. */
-function programOf({ M, N, K, dtype = "f32", transposeA = false, transposeB = false, addend }: Product) {
+function programOf(
+  { M, N, K, dtypeA = "f32", dtype = "f32", transposeA = false, transposeB = false, addend }: Product,
+) {
   const graph = new Graph(), random = randomNumbers(5), content = new Map<Variable, ArrayBufferView>();
   const input = (name: string, shape: number[], dtype: StorageType) => {
     const variable = new Variable(name, shape, dtype);
     content.set(variable, contentOf(dtype === "f32" ? uniform(shape) : stored(dtype, shape), random));
     return graph.use(variable);
   };
-  const a = input("a", transposeA ? [K, M] : [M, K], "f32");
+  const a = input("a", transposeA ? [K, M] : [M, K], dtypeA);
   const b = input("b", transposeB ? [N, K] : [K, N], dtype);
   const product = matmul(graph, a, b, {
     transposeA,

@@ -125,6 +125,10 @@ export class WebGpuEngine implements Engine {
     return this.matrixUnits ? "f16" : undefined;
   }
 
+  get rounds(): "f16" | undefined {
+    return this.matrixUnits ? "f16" : undefined;
+  }
+
   get operands(): number {
     return Math.min(this.#device.gpu.limits.maxStorageBuffersPerShaderStage, MOST_OPERANDS);
   }

@@ -63,7 +63,7 @@ function productOf({ attributes, inputs, outputs }: Node<BlockMatmulAttributes>)
   const [a, b, out] = blockStrides(attributes) as [Stride, Stride, Stride];
   return {
     ...{ M, N, K, widthA: a.row, widthB: b.row, widthOut: out.row },
-    layout: { dtype: inputs[1]!.dtype, transposeA, transposeB, mode: "write", blocks: true },
+    layout: { dtypeA: "f32", dtype: inputs[1]!.dtype, transposeA, transposeB, mode: "write", blocks: true },
     part: outputs[1] ? partExtent(K, outputs[1].rows) : K,
     starts: { a: 0, out: 0 },
     distances: { a: a.block, b: b.block, out: out.block },

@@ -1,16 +1,16 @@
 // out[m, j] = sum over b of x[m, b * width + j]; LANES threads an output, each with every LANES-th shard, so that a row of many
 // shards is many loads under way at once. Neighbouring threads have neighbouring columns.
-// Declared before this text: Element, one number or four; sizes are in elements; THREADS; LANES, a divisor of it.
+// Declared before this text: Element, one number or four; sizes are in elements; x, at binding 1, with x_of(i); THREADS; LANES, a
+// divisor of it.
 struct Parameters { size: u32, width: u32, K: u32 }
 @group(0) @binding(0) var<uniform> p: Parameters;
-@group(0) @binding(1) var<storage, read> x: array<Element>;                 // (M, K)
 @group(0) @binding(2) var<storage, read_write> out: array<Element>;         // (M, width)
 const OUTPUTS = THREADS / LANES;
 var<workgroup> partial: array<Element, THREADS>;
 
 // Without a branch, past the end of a row as well: loads after one would wait for it.
 fn shard(row: u32, i: u32) -> Element {
-  return select(Element(), x[row + min(i, p.K - 1u)], i < p.K);
+  return select(Element(), x_of(row + min(i, p.K - 1u)), i < p.K);
 }
 
 @compute @workgroup_size(THREADS)

@@ -5,7 +5,7 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { grid, type Op, requireF32, stride, unrolled } from "../../op.ts";
+import { grid, type Op, shapeError, stride, unrolled, wgslFours, wgslReader, widened } from "../../op.ts";
 import foldShader from "./fold.wgsl" with { type: "text" };
 import tileShader from "./tile.wgsl" with { type: "text" };
 
@@ -26,23 +26,30 @@ function widthOp(
   return {
     name,
     outputs(inputs, { width }) {
-      requireF32(name, inputs);
+      const [x] = inputs;
+      if (x!.dtype !== "f32" && x!.dtype !== "f16") throw shapeError(name, inputs, "f32 or f16 is needed");
       return [{ shape: [inputs[0]!.rows, width], dtype: "f32" }];
     },
     gradient: ({ graph, inputs: [x], dOutputs: [d] }) => [inverse(graph, d!, x!.width)],
+    halves: ({ inputs: [x] }) => x!.width % 8 === 0 ? [0] : [],
     units: ({ outputs }) => outputs[0]!.rows,
-    cpu({ attributes: { width }, inputs, memory: [x, out], start, end }) {
-      const K = inputs[0]!.width;
+    cpu({ attributes: { width }, inputs, memory, start, end }) {
+      const K = inputs[0]!.width, x = widened(memory[0]!, inputs[0]!.dtype), out = memory[1]!;
       for (let m = start; m < end; m++) {
-        const at = (i: number) => x![m * K + i]!;
-        for (let j = 0; j < width; j++) out![m * width + j] = row(width, K, at, j);
+        const at = (i: number) => x[m * K + i]!;
+        for (let j = 0; j < width; j++) out[m * width + j] = row(width, K, at, j);
       }
     },
     webgpu({ attributes: { width }, inputs, outputs }, limits) {
       const K = inputs[0]!.width, { count, type } = stride(width, K), size = outputs[0]!.size / count;
-      const { wgsl, outputs: made } = shader(K, width);
+      const { wgsl, outputs: made } = shader(K, width), { dtype } = inputs[0]!;
       return [{
-        wgsl: `alias Element = ${type};\n${wgsl}`,
+        wgsl: [
+          `alias Element = ${type};`,
+          count === 4 ? wgslFours("x", 1, dtype) : wgslReader("x", 1, dtype),
+          `fn x_of(i: u32) -> Element { return ${count === 4 ? "x_four" : "x_at"}(i); }`,
+          wgsl,
+        ].join("\n"),
         uniforms: [size, width / count, K / count],
         bindings: [{ operand: 0 }, { operand: 1 }],
         workgroups: grid(Math.ceil(size / made), limits),

@@ -21,15 +21,15 @@ export function fours(layout: Layout, whole: boolean): string {
     .join("\n");
 }
 
-function aligned({ dtype, mode }: Layout): string {
+function aligned({ dtypeA, dtype, mode }: Layout): string {
   return `
-@group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
+${wgslFours("stored_a", 1, dtypeA)}
 ${wgslFours("stored_b", 2, dtype)}
 @group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>;
 ${mode === "addend" ? "@group(0) @binding(4) var<storage, read> addend: array<vec4<f32>>;" : ""}
 fn a_four(m: u32, k: u32) -> vec4<f32> {
   if (m >= p.M || k >= p.K) { return vec4(0.0); }
-  return a[(p.a_start + m * p.a_m + k * p.a_k) / 4u];
+  return stored_a_four((p.a_start + m * p.a_m + k * p.a_k) / 4u);
 }
 fn b_four(k: u32, n: u32) -> vec4<f32> {
   if (n >= p.N || k >= p.K) { return vec4(0.0); }
@@ -42,19 +42,19 @@ fn out_four(z: u32, m: u32, n: u32, value: vec4<f32>) {
 }`;
 }
 
-function unaligned({ dtype, transposeA, transposeB, mode }: Layout): string {
+function unaligned({ dtypeA, dtype, transposeA, transposeB, mode }: Layout): string {
   const along = (k: boolean, call: (step: string) => string) =>
     [0, 1, 2, 3].map((i) => call(k ? `m, k + ${i}u` : `m + ${i}u, k`)).join(", ");
   const ofB = (call: (step: string) => string) =>
     [0, 1, 2, 3].map((i) => call(transposeB ? `k + ${i}u, n` : `k, n + ${i}u`)).join(", ");
   return `
-@group(0) @binding(1) var<storage, read> a: array<f32>;
+${wgslReader("a", 1, dtypeA)}
 ${wgslReader("b", 2, dtype)}
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 ${mode === "addend" ? "@group(0) @binding(4) var<storage, read> addend: array<f32>;" : ""}
 fn a_value(m: u32, k: u32) -> f32 {
   if (m >= p.M || k >= p.K) { return 0.0; }
-  return a[p.a_start + m * p.a_m + k * p.a_k];
+  return a_at(p.a_start + m * p.a_m + k * p.a_k);
 }
 fn b_value(k: u32, n: u32) -> f32 {
   if (n >= p.N || k >= p.K) { return 0.0; }

@@ -6,7 +6,7 @@
 import { type DeviceLimits, type MatrixUnits, unrolled } from "../../op.ts";
 import { fours } from "./fours.ts";
 import type { Layout } from "./layout.ts";
-import { type Blocking, matricesShader, readWidth, workgroupBytes } from "./matrices.ts";
+import { type Blocking, matricesShader, readWidth, sharesReads, workgroupBytes } from "./matrices.ts";
 import shader from "./matmul.wgsl" with { type: "text" };
 
 /** A shader with its sizes: in plain f32 with a square tile, or on matrix units. */
@@ -82,7 +82,8 @@ export function serves(kernel: Kernel, product: Product, limits: DeviceLimits): 
   const { matrixUnits, workgroupBytes: bytes } = limits;
   const { layout, widthA, widthB, starts, distances = { a: 0, b: 0 } } = product;
   if (!matrixUnits || workgroupBytes(kernel.blocking, layout, matrixUnits) > bytes) return false;
-  return [widthA, starts.a, distances.a].every((n) => n % readWidth("f32") === 0) &&
+  return sharesReads(kernel.blocking, layout, matrixUnits) &&
+    [widthA, starts.a, distances.a].every((n) => n % readWidth(layout.dtypeA) === 0) &&
     [widthB, distances.b].every((n) => n % readWidth(layout.dtype) === 0);
 }
 

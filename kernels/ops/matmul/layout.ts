@@ -7,7 +7,9 @@ import type { StorageType } from "../../graph.ts";
 
 /** One kind of product. */
 export interface Layout {
-  /** Storage of B; A is f32. */
+  /** Storage of A: f32 or f16. */
+  readonly dtypeA: StorageType;
+  /** Storage of B. */
   readonly dtype: StorageType;
   readonly transposeA: boolean;
   readonly transposeB: boolean;

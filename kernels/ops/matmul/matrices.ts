@@ -40,6 +40,12 @@ export function workgroupBytes(blocking: Blocking, layout: Layout, units: Matrix
   return 2 * (a.rows * a.stride + b.rows * b.stride) + 4 * subgroups * units.side ** 2;
 }
 
+/** Whether the invocations share the reads of both slices evenly. */
+export function sharesReads(blocking: Blocking, { dtypeA, dtype }: Layout, units: MatrixUnits): boolean {
+  const { M, N, K } = blocking, threads = invocations(blocking, units);
+  return M * K % (readWidth(dtypeA) * threads) === 0 && N * K % (readWidth(dtype) * threads) === 0;
+}
+
 /** The slice of an operand in workgroup memory: rows along K, or K along rows. */
 function staged(rowsAlongK: boolean, extent: number, K: number) {
   const rows = rowsAlongK ? K : extent, width = rowsAlongK ? extent : K;
@@ -64,9 +70,11 @@ const WIDE: Record<Exclude<StorageType, "i32">, { type: string; count: number; h
   },
 };
 
+const wide = (dtype: StorageType) => WIDE[dtype as keyof typeof WIDE];
+
 /** Elements that one read of an operand takes; its rows must be multiples of that. */
 export function readWidth(dtype: StorageType): number {
-  return WIDE[dtype as keyof typeof WIDE].count;
+  return wide(dtype).count;
 }
 
 const times = (count: number, line: (i: number) => string) =>
@@ -91,7 +99,7 @@ function operand(
   binding: number,
   { dtype, slice, rowsAlongK, width, blocks }: Operand,
 ): string {
-  const { type, count, halves } = WIDE[dtype as keyof typeof WIDE];
+  const { type, count, halves } = wide(dtype);
   const [extent, across] = x === "a" ? ["p.M", "p.a_m"] : ["p.N", "p.b_n"];
   const along = x === "a" ? "p.a_k" : "p.b_k";
   const start = (x === "a" ? "p.a_start + " : "") + (blocks ? `block * p.${x}_block + ` : "");
@@ -142,7 +150,7 @@ export function matricesShader(
   const rows = blocking.blockM / side, columns = blocking.blockN / side;
   const a = staged(layout.transposeA, blocking.M, blocking.K),
     b = staged(!layout.transposeB, blocking.N, blocking.K);
-  const readsA = a.rows * a.width / readWidth("f32") / threads;
+  const readsA = a.rows * a.width / readWidth(layout.dtypeA) / threads;
   const readsB = b.rows * b.width / readWidth(layout.dtype) / threads;
   const each = (line: (x: "a" | "b", first: string, i: number) => string) =>
     times(readsA, (i) => line("a", "m0", i)) + "\n" + times(readsB, (i) => line("b", "n0", i));
@@ -183,7 +191,15 @@ enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 ${parameters(blocks)}
-${operand("a", 1, { dtype: "f32", slice: a, rowsAlongK: layout.transposeA, width: widths?.a, blocks })}
+${
+    operand("a", 1, {
+      dtype: layout.dtypeA,
+      slice: a,
+      rowsAlongK: layout.transposeA,
+      width: widths?.a,
+      blocks,
+    })
+  }
 ${
     operand("b", 2, {
       dtype: layout.dtype,
@@ -218,8 +234,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }, start + m * p.out_m + n, p.out_m); } }`
       )
       : ""}
-  ${times(readsA, (i) => `var a${i}: ${WIDE.f32.type};`)}
-  ${times(readsB, (i) => `var b${i}: ${WIDE[layout.dtype as keyof typeof WIDE].type};`)}
+  ${times(readsA, (i) => `var a${i}: ${wide(layout.dtypeA).type};`)}
+  ${times(readsB, (i) => `var b${i}: ${wide(layout.dtype).type};`)}
   ${
     each((x, first, i) =>
       `let ${x}_start${i} = ${x}_start(lane + ${i * threads}u, ${first}${blocks ? ", block" : ""});`

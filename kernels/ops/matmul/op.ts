@@ -2,7 +2,7 @@
  * matmul: `out[M, N] = op(A) · op(B) (+ addend)`, where op transposes or not. Sums are f32 (f64 in the oracle).
  *
  * With weights stored `[out, in]`: x·Wᵀ is `transposeB`; dX = dY·W is plain; dW = dYᵀ·X is `transposeA`.
- * B may be packed f16 or bf16 and is widened in registers. The gradient of each operand is again a matmul.
+ * B may be packed f16 or bf16, and A f16, which are widened in registers. The gradient of each operand is again a matmul.
  * A B over the device's binding limit is taken in ranges of its rows.
  *
  * @module
@@ -110,7 +110,9 @@ export const matmulOp: Op<MatmulAttributes> = {
     if (addend && addend.size !== M * N) {
       throw shapeError("matmul", inputs, `the addend must be [${M}, ${N}]`);
     }
-    if (a!.dtype !== "f32") throw shapeError("matmul", inputs, "the first operand must be f32");
+    if (a!.dtype !== "f32" && a!.dtype !== "f16") {
+      throw shapeError("matmul", inputs, "the first operand must be f32 or f16");
+    }
     if (b!.dtype === "i32") throw shapeError("matmul", inputs, "integers cannot be multiplied");
     const parts = partsOf({ M, N, K }, inputs.length);
     const out = { shape: [M, N], dtype: "f32" } as const;
@@ -129,11 +131,17 @@ export const matmulOp: Op<MatmulAttributes> = {
       : matmul(graph, a!, d!, { transposeA: !transposeA });
     return [da, db, wanted[2] ? d : undefined];
   },
+  halves({ inputs: [a, b] }) {
+    const onUnits = a!.width % 8 === 0 && b!.width % 8 === 0;
+    return onUnits ? [0, 1] : [];
+  },
   units: ({ outputs }) => outputs[0]!.rows,
   cpu({ attributes, inputs, memory, start, end }) {
     const { M, N, K } = extents(inputs, attributes);
     const { transposeA, transposeB } = attributes;
-    const a = memory[0]!, b = widened(memory[1]!, inputs[1]!.dtype), out = memory[inputs.length]!;
+    const a = widened(memory[0]!, inputs[0]!.dtype),
+      b = widened(memory[1]!, inputs[1]!.dtype),
+      out = memory[inputs.length]!;
     const addend: NumberArray | undefined = inputs[2] && memory[2];
     const row = new Float64Array(N);
     for (let m = start; m < end; m++) {
@@ -179,7 +187,7 @@ function lowered(
     mode: Layout["mode"],
     parts = 1,
   ): Pass => {
-    const layout = { dtype: b!.dtype, transposeA, transposeB, mode };
+    const layout = { dtypeA: a!.dtype, dtype: b!.dtype, transposeA, transposeB, mode };
     const part = parts > 1 ? partExtent(K, parts) : sizes.K;
     const product = { ...sizes, layout, part, widthA: a!.width, widthB: b!.width, widthOut: N, starts };
     const wanted = choose(product, limits);
@@ -246,7 +254,7 @@ function asMatrix(t: Tensor): Tensor {
 }
 
 /**
- * Matrix product. A: f32 [M, K] (or [K, M] with `transposeA`); B: f32, f16 or bf16 [K, N] (or [N, K] with `transposeB`);
+ * Matrix product. A: f32 or f16 [M, K] (or [K, M] with `transposeA`); B: f32, f16 or bf16 [K, N] (or [N, K] with `transposeB`);
  * leading dimensions count as rows.
  * @param options.addend [M, N], added to the product
  * @returns f32 [M, N]

@@ -22,8 +22,8 @@ const MIXES_A_PASS = 3;
 
 const range = (n: number) => Array.from({ length: n }, (_, i) => i);
 
-/** inputs: x, mixes…, carried? */
-const tokenShiftOp: Op<ShiftAttributes> = {
+/** inputs: x, mixes…, carried?; outputs may be in f16 where C is a multiple of four. */
+export const tokenShiftOp: Op<ShiftAttributes> = {
   name: "tokenShift",
   outputs(inputs, { T, mixes }) {
     requireF32("tokenShift", inputs);
@@ -62,20 +62,22 @@ const tokenShiftOp: Op<ShiftAttributes> = {
     const carried = inputs[mixes + 1] && memory[mixes + 1];
     for (let i = 0; i < mixes; i++) {
       const mix = memory[i + 1]!, out = memory[inputs.length + i]!;
+      const put = out instanceof Uint16Array ? new Float16Array(out.buffer, out.byteOffset, out.length) : out;
       for (let row = start; row < end; row++) {
         const at = row * C;
         for (let c = 0; c < C; c++) {
           const before = row % T ? x[at + c - C]! : carried ? carried[row / T * C + c]! : 0;
-          out[at + c] = x[at + c]! + (before - x[at + c]!) * mix[c]!;
+          put[at + c] = x[at + c]! + (before - x[at + c]!) * mix[c]!;
         }
       }
     }
   },
-  webgpu({ attributes: { T, mixes }, inputs }, limits) {
+  webgpu({ attributes: { T, mixes }, inputs, outputs }, limits) {
     const x = inputs[0]!, carried = inputs.length > mixes + 1;
+    const halves = outputs.map(({ dtype }) => dtype === "f16");
     const { count, type } = stride(x.width);
-    const buffer = (binding: number, access: string, name: string) =>
-      `@group(0) @binding(${binding}) var<storage, ${access}> ${name}: array<F>;`;
+    const buffer = (binding: number, access: string, name: string, type = "F") =>
+      `@group(0) @binding(${binding}) var<storage, ${access}> ${name}: array<${type}>;`;
     const wgsl = [
       `alias F = ${type};`,
       "struct Parameters { size: u32, C: u32, T: u32 }",
@@ -83,14 +85,21 @@ const tokenShiftOp: Op<ShiftAttributes> = {
       buffer(1, "read", "x"),
       ...range(mixes).map((i) => buffer(i + 2, "read", `mix${i}`)),
       carried ? buffer(mixes + 2, "read", "carried") : "",
-      ...range(mixes).map((i) => buffer(inputs.length + 1 + i, "read_write", `out${i}`)),
+      ...range(mixes).map((i) =>
+        buffer(inputs.length + 1 + i, "read_write", `out${i}`, halves[i] ? "vec2<u32>" : "F")
+      ),
       forEachElement(
         [
           "let row = i / p.C;",
           `var before = ${carried ? "carried[(row / p.T) * p.C + i % p.C]" : "F()"};`,
           "if (row % p.T != 0u) { before = x[i - p.C]; }",
           "let change = before - x[i];",
-          ...range(mixes).map((k) => `out${k}[i] = x[i] + change * mix${k}[i % p.C];`),
+          ...range(mixes).map((k) => {
+            const mixed = `x[i] + change * mix${k}[i % p.C]`;
+            return halves[k]
+              ? `{ let y = ${mixed}; out${k}[i] = vec2(pack2x16float(y.xy), pack2x16float(y.zw)); }`
+              : `out${k}[i] = ${mixed};`;
+          }),
         ],
       ),
     ].join("\n");

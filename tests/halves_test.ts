@@ -1,0 +1,107 @@
+/**
+ * Values that only products read are written in the f16 to which matrix units round them: nothing changes but where folds add them up.
+ *
+ * @module
+ */
+import assert from "node:assert/strict";
+import { Oracle } from "../kernels/engines/cpu/oracle.ts";
+import { Graph, type Tensor, Variable } from "../kernels/graph.ts";
+import { fold } from "../kernels/ops/fold/op.ts";
+import { map } from "../kernels/ops/map/op.ts";
+import { matmul } from "../kernels/ops/matmul/op.ts";
+import { tokenShift } from "../kernels/ops/token_shift/op.ts";
+import { assign } from "../kernels/ops/update/op.ts";
+import { compile, type Program } from "../kernels/plan.ts";
+import { contentOf, uniform } from "./conformance.ts";
+import { randomNumbers, relativeError, testOnEngines, toleranceOn } from "./engines.ts";
+import { RoundingOracle } from "./rounding_oracle.ts";
+import { GOLDEN_KINDS, goldenRun } from "./small_model.ts";
+
+/** The rounding oracle as an engine that says how it rounds. */
+class HalvesOracle extends RoundingOracle {
+  readonly rounds = "f16";
+  halves = 0;
+
+  override load(program: Program): ReturnType<RoundingOracle["load"]> {
+    this.halves += halvesOf(program).length;
+    return super.load(program);
+  }
+}
+
+/** What nodes write in f16. */
+const halvesOf = ({ nodes }: Program): Tensor[] =>
+  nodes.flatMap(({ outputs }) => outputs.filter(({ dtype }) => dtype === "f16"));
+
+for (const recompute of [true, false]) {
+  for (const kind of GOLDEN_KINDS) {
+    Deno.test(`written in f16 + golden ${kind}${recompute ? ", blocks recomputed" : ""}: as where products round it`, async () => {
+      const engine = new HalvesOracle();
+      const [wanted, got] = [
+        await goldenRun(new RoundingOracle(), kind, recompute),
+        await goldenRun(engine, kind, recompute),
+      ];
+      assert.ok(engine.halves > 10, `${engine.halves} values are in f16`);
+      // Folds add up what is rounded, where they added up what was not.
+      const folds = ["bone", "bat_row", "bat_col"].includes(kind);
+      if (!folds) assert.equal(got.loss, wanted.loss);
+      for (const [name, values] of wanted.gradients) {
+        const error = relativeError(got.gradients.get(name)!, values);
+        assert.ok(error <= (folds ? 2e-3 : 0), `${name}: normalised error ${error}`);
+      }
+    });
+  }
+}
+
+const M = 10, C = 24;
+
+/** Mixes, of which one is only multiplied, one is folded as well, and one is also added up; and a map that is only multiplied. */
+function program(rounds: "f16" | undefined) {
+  const graph = new Graph(), random = randomNumbers(3), content = new Map<Variable, ArrayBufferView>();
+  const input = (name: string, shape: number[]) => {
+    const variable = new Variable(name, shape);
+    content.set(variable, contentOf(uniform(shape), random));
+    return graph.use(variable);
+  };
+  const results: Variable[] = [];
+  const give = (t: Tensor) => {
+    const result = new Variable(`result ${results.length}`, t.shape);
+    results.push(result);
+    content.set(result, new Float32Array(t.size));
+    assign(graph, result, t);
+  };
+  const x = input("x", [M, C]), w = input("w", [16, C]);
+  const mixes = [0, 1, 2].map((i) => input(`mix ${i}`, [C]));
+  const [one, two, three] = tokenShift(graph, x, mixes, { T: 5 });
+  for (const t of [one!, two!, three!]) give(matmul(graph, t, w, { transposeB: true }));
+  give(fold(graph, two!, 8));
+  give(map(graph, [three!, x], (a, b) => a.add(b)));
+  give(matmul(graph, map(graph, [x], (x) => x.mul(x)), w, { transposeB: true }));
+  return { program: compile(graph, { rounds, operands: 16 }), content, results };
+}
+
+testOnEngines("written in f16 + mixes and a map: by engines as by the oracle", async (engine) => {
+  const { program: halved, content, results } = program("f16");
+  assert.equal(halvesOf(halved).length, 3);
+  const run = async (on: typeof engine) => {
+    content.forEach((bytes, variable) => on.allocate(variable, bytes));
+    try {
+      using executable = await on.load(halved);
+      executable.run();
+      const found: Float32Array[] = [];
+      for (const result of results) found.push(await on.read(result));
+      return found;
+    } finally {
+      content.forEach((_, variable) => on.free(variable));
+    }
+  };
+  const [wanted, got] = [await run(new Oracle()), await run(engine)];
+  wanted.forEach((values, i) => {
+    // WGSL leaves open to which of its two neighbours in f16 a value is rounded: they are up to 2⁻¹⁰ of it apart.
+    const error = relativeError(got[i]!, values), allowed = toleranceOn(engine, 1e-3);
+    assert.ok(error <= allowed, `result ${i}: normalised error ${error}`);
+  });
+}, { processor: false, oracle: false });
+
+Deno.test("written in f16 + engines whose products do not round: nothing is", () => {
+  assert.equal(halvesOf(program(undefined).program).length, 0);
+});
