@@ -21,7 +21,8 @@ import { type AdapterChoice, AdapterSet, adaptersOf, promptFormatOf } from "./ad
 import { type Term, weightedSum as sumOfAdapters } from "./adapters/sum.ts";
 import { attachAll, wireAdapter } from "./adapters/wiring.ts";
 import { localPath } from "./formats/hub.ts";
-import { chooseEngine, type EngineChoice } from "./kernels/engines/choose.ts";
+import type { EngineChoice } from "./kernels/engines/choice.ts";
+import { chooseEngine } from "./kernels/engines/choose.ts";
 import type { Precision } from "./kernels/engines/webgpu/engine.ts";
 import { generateTokens } from "./rwkv/generate.ts";
 import { Model } from "./rwkv/model.ts";
@@ -66,7 +67,7 @@ export type { Engine, Executable } from "./kernels/engine.ts";
 export { EngineError } from "./kernels/engine.ts";
 export type { Shard, TensorFile, TensorFormat, TensorInfo } from "./formats/tensor_file.ts";
 export type { DType } from "./formats/dtype.ts";
-export type { EngineChoice } from "./kernels/engines/choose.ts";
+export type { EngineChoice } from "./kernels/engines/choice.ts";
 export type { Precision } from "./kernels/engines/webgpu/engine.ts";
 export { Graph, Tensor, Variable } from "./kernels/graph.ts";
 export type { Node, StorageType, TensorType } from "./kernels/graph.ts";

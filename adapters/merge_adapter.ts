@@ -5,7 +5,8 @@
  */
 import { dirname } from "node:path";
 import { openTensorFile, type TensorFile } from "../formats/tensor_file.ts";
-import { chooseEngine, type EngineChoice } from "../kernels/engines/choose.ts";
+import type { EngineChoice } from "../kernels/engines/choice.ts";
+import { chooseEngine } from "../kernels/engines/choose.ts";
 import type { Engine } from "../kernels/engine.ts";
 import { linearSites } from "../rwkv/config.ts";
 import { fingerprint, readModelConfig } from "../rwkv/model.ts";

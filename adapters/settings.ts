@@ -1,9 +1,12 @@
 /**
- * Checks that the settings of several methods share. Each complains in one sentence that names the method and the setting.
+ * What the settings of several methods share. Each check complains in one sentence that names the method and the setting.
  *
  * @module
  */
 import type { Settings } from "./method.ts";
+
+/** RWKV-PEFT's default rank of Bone and BAT. */
+export const DEFAULT_RANK = 64;
 
 /** @throws RangeError if a setting is none of these */
 export function requireKnown(method: string, given: Settings, known: readonly string[]): void {

@@ -5,7 +5,7 @@
  * @module
  */
 import { parseArgs } from "node:util";
-import type { EngineChoice } from "../kernels/engines/choose.ts";
+import type { EngineChoice } from "../kernels/engines/choice.ts";
 import { optimizerSettings } from "../training/loop.ts";
 import { megabytes, planMemory } from "../training/memory.ts";
 import { EXAMPLE, settle } from "../training/options.ts";

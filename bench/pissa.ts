@@ -9,7 +9,8 @@
 import { parseArgs } from "node:util";
 import { EngineProducts } from "../adapters/pissa/products.ts";
 import { leadingSingularValues } from "../adapters/pissa/svd.ts";
-import { chooseEngine, type EngineChoice } from "../kernels/engines/choose.ts";
+import type { EngineChoice } from "../kernels/engines/choice.ts";
+import { chooseEngine } from "../kernels/engines/choose.ts";
 import { random } from "../training/data/random.ts";
 
 /** [rows, columns] and how many layers of a block have them. */

@@ -6,7 +6,8 @@
  * @module
  */
 import { parseArgs } from "node:util";
-import { chooseEngine, type EngineChoice } from "../kernels/engines/choose.ts";
+import type { EngineChoice } from "../kernels/engines/choice.ts";
+import { chooseEngine } from "../kernels/engines/choose.ts";
 import { type Precision, WebGpuEngine } from "../kernels/engines/webgpu/engine.ts";
 import { Graph, Variable } from "../kernels/graph.ts";
 import { matmul } from "../kernels/ops/matmul/op.ts";

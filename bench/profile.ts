@@ -7,7 +7,8 @@
  * @module
  */
 import { parseArgs } from "node:util";
-import { chooseEngine, type EngineChoice } from "../kernels/engines/choose.ts";
+import type { EngineChoice } from "../kernels/engines/choice.ts";
+import { chooseEngine } from "../kernels/engines/choose.ts";
 import { type Precision, WebGpuEngine } from "../kernels/engines/webgpu/engine.ts";
 import { bytesOf, Graph, inputsRead, type Node, Variable } from "../kernels/graph.ts";
 import { map } from "../kernels/ops/map/op.ts";

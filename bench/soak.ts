@@ -7,7 +7,8 @@
  * @module
  */
 import { parseArgs } from "node:util";
-import { chooseEngine, type EngineChoice } from "../kernels/engines/choose.ts";
+import type { EngineChoice } from "../kernels/engines/choice.ts";
+import { chooseEngine } from "../kernels/engines/choose.ts";
 import { dawnProvider } from "../kernels/engines/webgpu/dawn.ts";
 import { denoProvider } from "../kernels/engines/webgpu/deno.ts";
 import { EXAMPLE } from "../training/options.ts";

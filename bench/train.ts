@@ -10,7 +10,8 @@
  * @module
  */
 import { parseArgs } from "node:util";
-import { chooseEngine, type EngineChoice } from "../kernels/engines/choose.ts";
+import type { EngineChoice } from "../kernels/engines/choice.ts";
+import { chooseEngine } from "../kernels/engines/choose.ts";
 import { type Precision, WebGpuEngine } from "../kernels/engines/webgpu/engine.ts";
 import { batchOf, RANK, rowsNamed, subjects } from "./subject.ts";
 

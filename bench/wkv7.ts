@@ -11,7 +11,8 @@
  */
 import { parseArgs } from "node:util";
 import type { Engine } from "../kernels/engine.ts";
-import { chooseEngine, type EngineChoice } from "../kernels/engines/choose.ts";
+import type { EngineChoice } from "../kernels/engines/choice.ts";
+import { chooseEngine } from "../kernels/engines/choose.ts";
 import { CpuEngine } from "../kernels/engines/cpu/engine.ts";
 import { backward } from "../kernels/gradient.ts";
 import { Graph, type Node, sizeOf, Variable } from "../kernels/graph.ts";

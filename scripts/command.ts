@@ -8,11 +8,13 @@
  */
 import { relative } from "node:path";
 import { fileURLToPath } from "node:url";
+import { AdapterError } from "../adapters/adapter.ts";
+import { FormatError } from "../formats/format_error.ts";
 import { HubError } from "../formats/hub.ts";
-import { FormatError } from "../formats/tensor_file.ts";
-import { AdapterError, EngineError, ModelError } from "../mod.ts";
-import { CheckpointError } from "../training/checkpoint.ts";
-import { OptionError } from "../training/options.ts";
+import { EngineError } from "../kernels/engine.ts";
+import { ModelError } from "../rwkv/config.ts";
+import { CheckpointError } from "../training/checkpoint_error.ts";
+import { OptionError } from "../training/option_error.ts";
 import { type Confinement, isConfined, runConfined, serveConfined } from "./confine.ts";
 import { fetchWanted, type Wanted } from "./hub.ts";
 
@@ -28,9 +30,9 @@ export type Command = (args: readonly string[], work: Work) => Promise<number>;
 /** What has to be known of a command before it is run. */
 export interface Surroundings {
   /** What it names of the Hugging Face Hub: that is fetched first, and then the network is given up. */
-  readonly wanted?: (args: readonly string[]) => Wanted;
+  readonly wanted?: (args: readonly string[]) => Wanted | Promise<Wanted>;
   /** Where it writes: it is then run without the right to write anywhere else. Undefined where it will not write, as for `--help`. */
-  readonly confine?: (args: readonly string[]) => Confinement | undefined;
+  readonly confine?: (args: readonly string[]) => Confinement | undefined | Promise<Confinement | undefined>;
 }
 
 /** Runs a command on this process's arguments, in the folder where the person stands, and ends the process. */
@@ -38,8 +40,8 @@ export async function runCommand(command: Command, { wanted, confine }: Surround
   if (isConfined) return serveConfined((args) => exitCode((work) => command(args, work)));
   const code = await exitCode(async (work) => {
     standWhereCalled();
-    const args = [...Deno.args, ...wanted ? (await fetchWanted(wanted(Deno.args))).flags : []];
-    const confinement = confine?.(args);
+    const args = [...Deno.args, ...wanted ? (await fetchWanted(await wanted(Deno.args))).flags : []];
+    const confinement = await confine?.(args);
     if (!confinement) return await command(args, work);
     work.begun = true;
     return await runConfined(Deno.mainModule, confinement);

@@ -6,10 +6,8 @@
  *
  * @module
  */
-import { openTensorFile } from "../formats/tensor_file.ts";
 import type { BoneConfig, TrainOptions } from "../mod.ts";
-import { readModelConfig } from "../rwkv/model.ts";
-import { flag, OptionError } from "../training/options.ts";
+import { flag, OptionError } from "../training/option_error.ts";
 import { choice, type Flag, json, real, text, toggle, type Values, whole } from "./flags.ts";
 
 const any = text("VALUE", "");
@@ -150,12 +148,16 @@ export function notNeeded(values: Readonly<Record<string, unknown>>): string | u
  * Compares what was said of a model with its file, which is not opened where nothing was said.
  * @throws OptionError with both values
  */
-export function checkDescription(values: Values<typeof DESCRIBE_MODEL>, path: string): void {
+export async function checkDescription(values: Values<typeof DESCRIBE_MODEL>, path: string): Promise<void> {
   const said = Object.entries(values).filter(([option]) => option in DESCRIBE_MODEL) as [
     keyof typeof values,
     string | number,
   ][];
   if (!said.length) return;
+  const [{ openTensorFile }, { readModelConfig }] = await Promise.all([
+    import("../formats/tensor_file.ts"),
+    import("../rwkv/model.ts"),
+  ]);
   using file = openTensorFile(path);
   const { layers, channels, vocabulary, headSize, ffn } = readModelConfig(file);
   const sizes = {

@@ -14,7 +14,8 @@
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { EngineError } from "../kernels/engine.ts";
-import { type EngineChoice, type GpuOptions, prepareEngine } from "../kernels/engines/choose.ts";
+import type { EngineChoice } from "../kernels/engines/choice.ts";
+import type { GpuOptions } from "../kernels/engines/choose.ts";
 import {
   type Introduction,
   startThreadsBy,
@@ -38,7 +39,7 @@ export interface Confinement {
   /** What it computes on. Default: the processor. */
   readonly engine?: { readonly choice: EngineChoice | undefined } & GpuOptions;
   /** How to go on where the command has to be ended, if it can go on. */
-  readonly goOn?: () => string | undefined;
+  readonly goOn?: () => string | undefined | Promise<string | undefined>;
   /** Milliseconds that a device may be waited for before the command is ended. */
   readonly patience?: number;
 }
@@ -97,8 +98,9 @@ export async function runConfined(script: string, confinement: Confinement): Pro
   for (const name of ["write", "ffi"] as const) await Deno.permissions.revoke({ name });
   const watch = sharedWatch();
   return await new Promise((ended, failed) => {
-    watchWaits(watch, patience, (what) => {
-      const hint = goOn?.();
+    const stop = watchWaits(watch, patience, async (what) => {
+      stop();
+      const hint = await goOn?.();
       if (hint !== undefined) console.error(hint);
       const seconds = Math.round(patience / 1000);
       failed(
@@ -159,6 +161,7 @@ export async function giveUpNativeCode(
 ): Promise<void> {
   const { state } = await Deno.permissions.query({ name: "ffi" });
   if (state !== "granted") return;
+  const { prepareEngine } = await import("../kernels/engines/choose.ts");
   await prepareEngine(choice, options);
   await Deno.permissions.revoke({ name: "ffi" });
 }

@@ -5,14 +5,9 @@
  */
 import { stringify } from "yaml";
 import type { TrainingPlan, TrainListeners } from "../mod.ts";
-import { flag } from "../training/options.ts";
-import { type Flags, toggle } from "./flags.ts";
+import { flag } from "../training/option_error.ts";
+import type { Flags } from "./flags.ts";
 import { duration, Progress } from "./progress.ts";
-
-/** The flag itself. */
-export const DRY_RUN = {
-  dryRun: toggle("say what the run would be, its memory and the time of a step, and write nothing"),
-};
 
 /**
  * Says what a run would be.

@@ -4,7 +4,8 @@
  * @module
  */
 import { evaluate, loadAdapter, Model } from "../mod.ts";
-import { chooseEngine, ENGINES } from "../kernels/engines/choose.ts";
+import { ENGINES } from "../kernels/engines/choice.ts";
+import { chooseEngine } from "../kernels/engines/choose.ts";
 import { EXAMPLE, OptionError } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
 import { giveUpNativeCode } from "./confine.ts";

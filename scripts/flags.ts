@@ -9,7 +9,7 @@
 import { distance } from "fastest-levenshtein";
 import { parseArgs } from "node:util";
 import { localPath } from "../formats/hub.ts";
-import { flag, OptionError } from "../training/options.ts";
+import { flag, OptionError } from "../training/option_error.ts";
 
 /** One flag: how it is written and what is made of its values. */
 export interface Flag<T> {

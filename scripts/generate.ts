@@ -6,7 +6,8 @@
 import { generate, loadAdapter, Model, PROMPT_FORMATS } from "../mod.ts";
 import { promptFormatOf } from "../adapters/set.ts";
 import { PROMPT_FORMAT } from "../rwkv/prompt_format.ts";
-import { chooseEngine, ENGINES } from "../kernels/engines/choose.ts";
+import { ENGINES } from "../kernels/engines/choice.ts";
+import { chooseEngine } from "../kernels/engines/choose.ts";
 import { EXAMPLE } from "../training/options.ts";
 import { runCommand, type Work } from "./command.ts";
 import { giveUpNativeCode } from "./confine.ts";

@@ -6,7 +6,7 @@
  */
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { PEFT_FILES } from "../adapters/peft/read.ts";
+import { PEFT_FILES } from "../adapters/peft/files.ts";
 import {
   fetchFromHub,
   HUB_FOLDER,
@@ -20,7 +20,7 @@ import {
 import { RandomAccessFile } from "../formats/random_access_file.ts";
 import { INDEX_ENDING, readShardIndex } from "../formats/shard_index.ts";
 import { WORLD_FILES, WORLD_SIZE } from "../rwkv/tokenizer/choose.ts";
-import { flag, OptionError } from "../training/options.ts";
+import { flag, OptionError } from "../training/option_error.ts";
 import type { WorkerOptionsWithPermissions } from "./confine.ts";
 import { type Flags, text, toggle } from "./flags.ts";
 

@@ -11,7 +11,7 @@ import { type Adapter, loadAdapter, mergeAdapter, type MergeResult } from "../mo
 import { flag, OptionError } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
-import { ENGINES } from "../kernels/engines/choose.ts";
+import { ENGINES } from "../kernels/engines/choice.ts";
 import { bytes, choice, file, helpText, parseFlags, saidBy, text, toggle } from "./flags.ts";
 import { HINTS, hintsFrom } from "./hint_flags.ts";
 import { HUB, wantedBy } from "./hub.ts";

@@ -4,18 +4,16 @@
  * @module
  */
 import { dirname } from "node:path";
-import { planPretraining, pretrain, type PretrainOptions } from "../mod.ts";
-import { freshModelPath } from "../training/pretrain.ts";
-import { OptionError } from "../training/options.ts";
+import type { PretrainOptions } from "../mod.ts";
+import { OptionError } from "../training/option_error.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
 import { ACCEPTED, notNeeded } from "./compatibility.ts";
 import { CONFIG, parseWithConfig, saidWithConfig } from "./config_file.ts";
-import { DRY_RUN, dryRunOnTerminal } from "./dry_run.ts";
 import { helpText, text, whole } from "./flags.ts";
 import { HUB, wantedBy } from "./hub.ts";
 import { confineRun, trainOnTerminal } from "./training.ts";
-import { FILES, LENGTH, OPTIMIZER, pick, WATCHING } from "./training_flags.ts";
+import { DRY_RUN, FILES, LENGTH, OPTIMIZER, pick, WATCHING } from "./training_flags.ts";
 
 const USAGE = `Trains an RWKV-7 model from scratch.
 
@@ -42,7 +40,7 @@ const ALL = { ...OWN, ...ACCEPTED, ...DRY_RUN, ...HUB };
 
 /** The command. @returns the exit code */
 export async function main(args: readonly string[], work: Work): Promise<number> {
-  const { values, help } = parseWithConfig(ALL, args);
+  const { values, help } = await parseWithConfig(ALL, args);
   if (help) {
     console.log(helpText(USAGE, SECTIONS));
     return 0;
@@ -54,7 +52,12 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   const note = notNeeded(values);
   if (note) console.error(note);
   const options = pick(values, OWN) as PretrainOptions;
-  if (values.dryRun) return await dryRunOnTerminal(OWN, (listeners) => planPretraining(options, listeners));
+  // Not loaded by the process's first thread, which only confines this.
+  const { planPretraining, pretrain } = await import("../mod.ts");
+  if (values.dryRun) {
+    const { dryRunOnTerminal } = await import("./dry_run.ts");
+    return await dryRunOnTerminal(OWN, (listeners) => planPretraining(options, listeners));
+  }
   return await trainOnTerminal({
     task: "pretrain",
     run: (listeners) => pretrain(options, listeners),
@@ -63,15 +66,16 @@ export async function main(args: readonly string[], work: Work): Promise<number>
 }
 
 /** A run writes in its folder, and the fresh model where it goes; it reads what was named. */
-function confine(args: readonly string[]): Confinement | undefined {
-  const { values, help, config } = parseWithConfig(ALL, args);
+async function confine(args: readonly string[]): Promise<Confinement | undefined> {
+  const { values, help, config } = await parseWithConfig(ALL, args);
   if (help || (values.resume === undefined && values.projDir === undefined)) return undefined;
-  const run = confineRun("pretrain", values, args, config);
+  const run = await confineRun("pretrain", values, args, config);
   if (values.resume !== undefined) return run;
+  const { freshModelPath } = await import("../training/pretrain.ts");
   return { ...run, folders: [...run.folders, dirname(values.initModel ?? freshModelPath(values.projDir!))] };
 }
 
 /** What is named of the Hub. */
-const wanted = (args: readonly string[]) => wantedBy(ALL, saidWithConfig(ALL, args));
+const wanted = async (args: readonly string[]) => wantedBy(ALL, await saidWithConfig(ALL, args));
 
 if (import.meta.main) await runCommand(main, { wanted, confine });

@@ -8,7 +8,7 @@
  */
 import { basename, dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { PEFT_FILES } from "../adapters/peft/read.ts";
+import { PEFT_FILES } from "../adapters/peft/files.ts";
 import { hubPath, isHubName } from "../formats/hub.ts";
 import { INDEX_ENDING } from "../formats/shard_index.ts";
 import { WORLD_FILES } from "../rwkv/tokenizer/choose.ts";

@@ -3,19 +3,27 @@
  *
  * @module
  */
-import { planTraining, train, type TrainOptions, type TrainResult } from "../mod.ts";
+import type { TrainOptions, TrainResult } from "../mod.ts";
 import { EXAMPLE } from "../training/options.ts";
 import { commandLine, runCommand, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
 import { boneConfig, checkDescription, COMPATIBILITY, notNeeded, stateTuning } from "./compatibility.ts";
 import { CONFIG, parseWithConfig, saidWithConfig } from "./config_file.ts";
-import { DRY_RUN, dryRunOnTerminal } from "./dry_run.ts";
 import { helpText } from "./flags.ts";
 import { HUB, wantedBy } from "./hub.ts";
 import { LAYERS, METHOD } from "./method_flags.ts";
 import { baseOf, isInRuns, mergedPath } from "./runs.ts";
 import { confineRun, trainOnTerminal } from "./training.ts";
-import { FILES, LENGTH, MODEL, OPTIMIZER, pick, trainingDefaults, WATCHING } from "./training_flags.ts";
+import {
+  DRY_RUN,
+  FILES,
+  LENGTH,
+  MODEL,
+  OPTIMIZER,
+  pick,
+  trainingDefaults,
+  WATCHING,
+} from "./training_flags.ts";
 
 const USAGE = `Trains a Bone adapter for an RWKV-7 model.
 
@@ -39,7 +47,7 @@ const ALL = { ...OWN, ...COMPATIBILITY, ...DRY_RUN, ...HUB };
 
 /** The command. @returns the exit code */
 export async function main(args: readonly string[], work: Work): Promise<number> {
-  const { values, help } = parseWithConfig(ALL, args);
+  const { values, help } = await parseWithConfig(ALL, args);
   if (help) {
     console.log(helpText(USAGE, SECTIONS, trainingDefaults()));
     return 0;
@@ -52,8 +60,13 @@ export async function main(args: readonly string[], work: Work): Promise<number>
   Object.assign(options, stateTuning(values));
   const note = notNeeded(values);
   if (note) console.error(note);
-  if (options.resume === undefined) checkDescription(values, options.loadModel ?? EXAMPLE.model);
-  if (values.dryRun) return await dryRunOnTerminal(OWN, (listeners) => planTraining(options, listeners));
+  if (options.resume === undefined) await checkDescription(values, options.loadModel ?? EXAMPLE.model);
+  // Not loaded by the process's first thread, which only confines this.
+  const { planTraining, train } = await import("../mod.ts");
+  if (values.dryRun) {
+    const { dryRunOnTerminal } = await import("./dry_run.ts");
+    return await dryRunOnTerminal(OWN, (listeners) => planTraining(options, listeners));
+  }
   return await trainOnTerminal({
     task: "run_bone",
     run: (listeners) => train(options, listeners),
@@ -72,14 +85,14 @@ function mergeHint({ loadModel, peft, resume }: TrainOptions, { projDir, output 
 }
 
 /** A run writes in its folder only, and reads what was named. */
-function confine(args: readonly string[]): Confinement | undefined {
-  const { values, help, config } = parseWithConfig(ALL, args);
+async function confine(args: readonly string[]): Promise<Confinement | undefined> {
+  const { values, help, config } = await parseWithConfig(ALL, args);
   if (help) return undefined;
   const bone = boneConfig(values);
-  return confineRun("run_bone", bone ? { ...values, boneConfig: bone } : values, args, config);
+  return await confineRun("run_bone", bone ? { ...values, boneConfig: bone } : values, args, config);
 }
 
 /** What is named of the Hub. */
-const wanted = (args: readonly string[]) => wantedBy(ALL, saidWithConfig(ALL, args));
+const wanted = async (args: readonly string[]) => wantedBy(ALL, await saidWithConfig(ALL, args));
 
 if (import.meta.main) await runCommand(main, { wanted, confine });

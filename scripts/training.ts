@@ -4,8 +4,7 @@
  * @module
  */
 import type { TrainListeners, TrainOptions, TrainResult } from "../mod.ts";
-import { listCheckpoints, resumePoint } from "../training/checkpoint.ts";
-import { freeFolder, readRun } from "../training/run_folder.ts";
+import { freeFolder } from "../training/free_folder.ts";
 import { commandLine, type Work } from "./command.ts";
 import type { Confinement } from "./confine.ts";
 import { listenForInterrupt } from "./interrupt.ts";
@@ -21,15 +20,17 @@ export interface Training {
 }
 
 /** Where a run writes: in its folder, which is chosen here where none was named; and what it reads. */
-export function confineRun(
+export async function confineRun(
   task: string,
   options: Pick<TrainOptions, "projDir" | "resume" | "engine" | "precision" | Named>,
   args: readonly string[],
   config: string | undefined,
-): Confinement {
+): Promise<Confinement> {
   const { projDir, resume } = options;
-  const folder = resume === undefined ? projDir ?? freeFolder() : resumePoint(resume).run;
-  const named = resume ?? projDir, previous = resume === undefined ? {} : settingsOf(folder);
+  const { folder, settings: previous } = resume === undefined
+    ? { folder: projDir ?? freeFolder(), settings: {} }
+    : await runOf(resume);
+  const named = resume ?? projDir;
   return {
     args: named === undefined ? [...args, "--proj_dir", folder] : args,
     folders: [folder],
@@ -38,7 +39,8 @@ export function confineRun(
       choice: options.engine ?? previous.engine ?? "auto",
       precision: options.precision ?? previous.precision,
     },
-    goOn: () => {
+    goOn: async () => {
+      const { listCheckpoints } = await import("../training/checkpoint.ts");
       const [newest] = listCheckpoints(folder);
       return newest && savedLine(task, folder, newest.step);
     },
@@ -57,12 +59,15 @@ function pathsIn(options: Pick<TrainOptions, Named>): (string | undefined)[] {
   return [loadModel, dataFile, evalFile, vocab, ...adapters];
 }
 
-/** The settings of a run that is gone on with; none where its folder cannot be used, which the command is about to say. */
-function settingsOf(run: string): TrainOptions {
+/** A run that is gone on with; without settings where its folder cannot be used, which the command is about to say. */
+async function runOf(resume: string): Promise<{ folder: string; settings: TrainOptions }> {
+  const { resumePoint } = await import("../training/checkpoint.ts");
+  const { readRun } = await import("../training/run_folder.ts");
+  const { run: folder } = resumePoint(resume);
   try {
-    return readRun(run).settings;
+    return { folder, settings: readRun(folder).settings };
   } catch {
-    return {};
+    return { folder, settings: {} };
   }
 }
 

@@ -3,9 +3,10 @@
  *
  * @module
  */
-import { type MaskId, PROMPT_FORMATS, type TrainOptions } from "../mod.ts";
-import { ENGINES } from "../kernels/engines/choose.ts";
+import type { MaskId, TrainOptions } from "../mod.ts";
+import { ENGINES } from "../kernels/engines/choice.ts";
 import type { Precision } from "../kernels/engines/webgpu/engine.ts";
+import { PROMPT_FORMATS } from "../rwkv/prompt_format.ts";
 import { settle } from "../training/options.ts";
 import {
   choice,
@@ -193,6 +194,11 @@ export const WATCHING = {
   | "earlyStop"
   | "samplePrompt"
 >;
+
+/** To know a run before it is begun. */
+export const DRY_RUN = {
+  dryRun: toggle("say what the run would be, its memory and the time of a step, and write nothing"),
+};
 
 /** The values of one table among those of several. */
 export function pick<F extends Flags>(values: Readonly<Record<string, unknown>>, flags: F): Values<F> {

@@ -18,13 +18,13 @@ const FLAGS = {
   boneConfig: json('{"bone_r":8}', "", { bone_r: "number", bone_load: "string" }),
 };
 
-function parse(yaml: string, ...args: string[]): Record<string, unknown> {
+async function parse(yaml: string, ...args: string[]): Promise<Record<string, unknown>> {
   const path = newPath("run.yaml");
   Deno.writeTextFileSync(path, yaml);
-  return parseWithConfig(FLAGS, ["--config", path, ...args]).values;
+  return (await parseWithConfig(FLAGS, ["--config", path, ...args])).values;
 }
 
-Deno.test("parseWithConfig + every kind of value: as the command line reads it, in any spelling of the names", () => {
+Deno.test("parseWithConfig + every kind of value: as the command line reads it, in any spelling of the names", async () => {
   const yaml = `# a run
 ctx_len: 512
 lr-init: 2e-5
@@ -38,7 +38,7 @@ sample_prompt:
     lines
 bone_config: {bone_r: 8, bone_load: ''}
 `;
-  assert.deepEqual(parse(yaml), {
+  assert.deepEqual(await parse(yaml), {
     ctxLen: 512,
     lrInit: 2e-5,
     gradCp: false,
@@ -47,15 +47,18 @@ bone_config: {bone_r: 8, bone_load: ''}
     samplePrompt: ["User: hi", "two\nlines\n"],
     boneConfig: { bone_r: 8, bone_load: "" },
   });
-  assert.deepEqual(parse("# nothing\n"), {});
-  assert.deepEqual(parse("sample_prompt: one\ntrain_parts: []\n"), { samplePrompt: ["one"], trainParts: [] });
+  assert.deepEqual(await parse("# nothing\n"), {});
+  assert.deepEqual(await parse("sample_prompt: one\ntrain_parts: []\n"), {
+    samplePrompt: ["one"],
+    trainParts: [],
+  });
 });
 
-Deno.test("parseWithConfig + a flag on the command line too: that one", () => {
-  assert.deepEqual(parse("ctx_len: 512\nlr_init: 1\n", "--ctx_len", "64"), { ctxLen: 64, lrInit: 1 });
+Deno.test("parseWithConfig + a flag on the command line too: that one", async () => {
+  assert.deepEqual(await parse("ctx_len: 512\nlr_init: 1\n", "--ctx_len", "64"), { ctxLen: 64, lrInit: 1 });
 });
 
-Deno.test("parseWithConfig + what cannot be read: the file, the line, and what to do", () => {
+Deno.test("parseWithConfig + what cannot be read: the file, the line, and what to do", async () => {
   const cases: [string, RegExp][] = [
     ["ctx_len: 64\nctx_lenn: 3\n", /run\.yaml:2: there is no flag "ctx_lenn": did you mean ctx_len\?$/],
     ["config: other.yaml\n", /run\.yaml:1: there is no flag "config"/],
@@ -71,8 +74,8 @@ Deno.test("parseWithConfig + what cannot be read: the file, the line, and what t
     ["ctx_len: [\n", /run\.yaml:\d: the line is not YAML \(/],
     ["- ctx_len\n", /run\.yaml:1: write each flag on a line of its own, as ctx_len: 512$/],
   ];
-  for (const [yaml, message] of cases) assert.throws(() => parse(yaml), { name: "OptionError", message });
-  assert.throws(() => parseWithConfig({ ...FLAGS, ...CONFIG }, ["--config", "nothing.yaml"]), {
+  for (const [yaml, message] of cases) await assert.rejects(parse(yaml), { name: "OptionError", message });
+  await assert.rejects(parseWithConfig({ ...FLAGS, ...CONFIG }, ["--config", "nothing.yaml"]), {
     message: "Cannot read the configuration nothing.yaml: there is no such file",
   });
 });

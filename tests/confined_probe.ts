@@ -8,7 +8,7 @@
  */
 import { existsSync } from "node:fs";
 import { runCommand } from "../scripts/command.ts";
-import type { EngineChoice } from "../kernels/engines/choose.ts";
+import type { EngineChoice } from "../kernels/engines/choice.ts";
 
 const attempts: Record<string, () => void> = {
   "write inside": () => Deno.writeTextFileSync("inside/new/file", "x"),

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { deepStrictEqual, match, ok, strictEqual, throws } from "node:assert/strict";
+import { deepStrictEqual, match, ok, rejects, strictEqual, throws } from "node:assert/strict";
 import { commandLine, explain } from "../scripts/command.ts";
 import {
   boneConfig,
@@ -274,12 +274,12 @@ Deno.test("RWKV-PEFT's flags for state tuning", () => {
   deepStrictEqual(stateTuning(compatible("--train_type infctx")), {});
 });
 
-Deno.test("checkDescription compares what was said with the file", () => {
-  checkDescription(
+Deno.test("checkDescription compares what was said with the file", async () => {
+  await checkDescription(
     compatible("--n_layer 2 --n_embd 128 --vocab_size 97 --head_size_a 64 --dim_att 0 --my_testing x070"),
     MODEL_PATH,
   );
-  checkDescription({}, "/nowhere");
+  await checkDescription({}, "/nowhere");
   for (
     const [args, wanted] of [
       ["--n_layer 24", "--n_layer is 24 but PATH has 2"],
@@ -288,7 +288,7 @@ Deno.test("checkDescription compares what was said with the file", () => {
       ["--dim_ffn 300", "--dim_ffn is 300 but PATH has 512"],
     ] as const
   ) {
-    throws(() => checkDescription(compatible(args), MODEL_PATH), (error: Error) => {
+    await rejects(checkDescription(compatible(args), MODEL_PATH), (error: Error) => {
       strictEqual(
         error.message,
         `${wanted.replace("PATH", MODEL_PATH)}: leave it out, what a model is like is read from its file`,

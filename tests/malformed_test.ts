@@ -76,10 +76,10 @@ const YAML: readonly (readonly [what: string, content: string, says: RegExp])[] 
   ["two megabytes", `data_file: ${"x".repeat(2 << 20)}`, /it has \d+ bytes, and at most 1048576 are read/],
 ];
 for (const [what, content, says] of YAML) {
-  Deno.test(`parseWithConfig + ${what}: refused`, () => {
+  Deno.test(`parseWithConfig + ${what}: refused`, async () => {
     const path = newPath("config.yaml");
     Deno.writeTextFileSync(path, content);
-    assert.throws(() => parseWithConfig(FLAGS, ["--config", path]), (error: Error) => {
+    await assert.rejects(parseWithConfig(FLAGS, ["--config", path]), (error: Error) => {
       assert.equal(error.name, "OptionError");
       assert.match(error.message, says);
       return error.message.includes(path) && !error.message.includes("\n");

@@ -4,7 +4,8 @@
  *
  * @module
  */
-import { chooseEngine, type EngineChoice } from "../kernels/engines/choose.ts";
+import type { EngineChoice } from "../kernels/engines/choice.ts";
+import { chooseEngine } from "../kernels/engines/choose.ts";
 import { giveUpNativeCode } from "../scripts/confine.ts";
 
 const choice = Deno.args[0] as EngineChoice;

@@ -11,12 +11,8 @@ import { basename, dirname, join } from "node:path";
 import { makeFolder } from "../formats/atomic.ts";
 import { FormatError, openTensorFile, type TensorFile, writeTensorFile } from "../formats/tensor_file.ts";
 import { JsonCursor, type JsonValue } from "../formats/json.ts";
+import { CheckpointError } from "./checkpoint_error.ts";
 import { KINDS, type Trainables } from "./trainables.ts";
-
-/** A checkpoint that cannot be used: which and why. */
-export class CheckpointError extends Error {
-  override readonly name = "CheckpointError";
-}
 
 const FOLDER = "checkpoints";
 /** One spelling a step: eight digits, or more where they are needed. */

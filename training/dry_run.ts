@@ -7,13 +7,14 @@ import { existsSync } from "node:fs";
 import { EngineError } from "../kernels/engine.ts";
 import { resumePoint } from "./checkpoint.ts";
 import type { Text } from "./data/text.ts";
+import { freeFolder } from "./free_folder.ts";
 import type { Learner } from "./learner.ts";
 import type { TrainListeners } from "./listeners.ts";
 import { optimizerSettings, stepCounts } from "./loop.ts";
 import { advice, fits, type MemoryPlan, planMemory } from "./memory.ts";
 import { OptionError, settle, type TrainOptions } from "./options.ts";
 import { setUp } from "./setup.ts";
-import { freeFolder, readRun, resumedSettings } from "./run_folder.ts";
+import { readRun, resumedSettings } from "./run_folder.ts";
 
 /** What a run would be. */
 export interface TrainingPlan {

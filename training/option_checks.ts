@@ -4,7 +4,7 @@
  * @module
  */
 import { promptFormat } from "../rwkv/prompt_format.ts";
-import { requireMaskId } from "./data/documents.ts";
+import { requireMaskId } from "./data/answers.ts";
 import { splitOf } from "./data/splits.ts";
 import { flag, OptionError } from "./option_error.ts";
 import type { TrainSettings } from "./options.ts";

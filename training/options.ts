@@ -4,9 +4,9 @@
  * @module
  */
 import { fileURLToPath } from "node:url";
-import { DEFAULT_RANK } from "../adapters/bone/bone.ts";
+import { DEFAULT_RANK } from "../adapters/settings.ts";
 import { localPath } from "../formats/hub.ts";
-import type { EngineChoice } from "../kernels/engines/choose.ts";
+import type { EngineChoice } from "../kernels/engines/choice.ts";
 import type { Precision } from "../kernels/engines/webgpu/engine.ts";
 import type { MaskId } from "./data/answers.ts";
 import type { LossMask } from "./data/documents.ts";

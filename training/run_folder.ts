@@ -32,14 +32,6 @@ export interface RunConfig {
   readonly evalData?: string;
 }
 
-/** The first of runs/bone, runs/bone-2, … that does not exist. */
-export function freeFolder(): string {
-  for (let i = 1;; i++) {
-    const path = join("runs", i === 1 ? "bone" : `bone-${i}`);
-    if (!existsSync(path)) return path;
-  }
-}
-
 /**
  * Takes a run folder that exists for this run alone, and makes it safe to write in: see `RunLock` and `requireInside`.
  *

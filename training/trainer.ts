@@ -9,6 +9,7 @@ import { writeFileAtomic } from "../formats/atomic.ts";
 import { listCheckpoints, loadNewest, resumePoint } from "./checkpoint.ts";
 import { dataDigest, dataStamp } from "./data/files.ts";
 import type { Text } from "./data/text.ts";
+import { freeFolder } from "./free_folder.ts";
 import type { Learner } from "./learner.ts";
 import type { TrainListeners, TrainResult } from "./listeners.ts";
 import { keepLowerings, writeLowerings } from "./lowerings.ts";
@@ -21,7 +22,6 @@ import { setUp } from "./setup.ts";
 import type { LoadedPrograms } from "./programs.ts";
 import {
   emptyRun,
-  freeFolder,
   holdRun,
   isEmptyRun,
   placed,

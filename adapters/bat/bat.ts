@@ -20,7 +20,7 @@ import { fold, tile } from "../../kernels/ops/fold/op.ts";
 import { map, repeat } from "../../kernels/ops/map/op.ts";
 import { matmul } from "../../kernels/ops/matmul/op.ts";
 import type { AdapterForward, AdapterMethod, Settings, Site } from "../method.ts";
-import { requireCount, requireKnown } from "../settings.ts";
+import { DEFAULT_RANK, requireCount, requireKnown } from "../settings.ts";
 import { axisOf } from "./recognise.ts";
 import { mergeTiles, unmergeTiles } from "./tiles.ts";
 
@@ -31,8 +31,6 @@ export interface BatSettings extends Settings {
   /** What chooses the block of a tile. */
   readonly axis: "in" | "out";
 }
-
-const DEFAULT_RANK = 64;
 
 function blocks(site: Site, { r, axis }: BatSettings): number {
   return site[axis] / r;

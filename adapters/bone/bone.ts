@@ -16,7 +16,7 @@ import { map } from "../../kernels/ops/map/op.ts";
 import { matmul } from "../../kernels/ops/matmul/op.ts";
 import { sliceRows } from "../../kernels/ops/rows/op.ts";
 import type { AdapterMerge, AdapterMethod, LowRank, Settings, Site } from "../method.ts";
-import { requireCount, requireDropout, requireKnown } from "../settings.ts";
+import { DEFAULT_RANK, requireCount, requireDropout, requireKnown } from "../settings.ts";
 
 /** Bone's settings. */
 export interface BoneSettings extends Settings {
@@ -29,9 +29,6 @@ export interface BoneSettings extends Settings {
   /** Share of the inputs that are zero for the adapter while it trains; 0 where it is not given. */
   readonly dropout?: number;
 }
-
-/** RWKV-PEFT's default rank. */
-export const DEFAULT_RANK = 64;
 
 /** Periods of what is added, along the outputs and along the inputs: ΔW[o, i] = D(o mod `out`, i mod `in`). */
 function periods(site: Site, { r, mini_r, shards }: BoneSettings): { out: number; in: number } {

@@ -17,11 +17,8 @@ import type { Settings } from "../method.ts";
 import { asOfficial, transposed } from "../transpose.ts";
 import { parsePeftConfig, type PeftConfig, valueAt } from "./config.ts";
 import { type Dialect, dialectOf } from "./dialect.ts";
+import { CONFIG_FILE, PEFT_FILES, WEIGHT_FILES } from "./files.ts";
 
-const CONFIG = "adapter_config.json";
-const WEIGHTS = ["adapter_model.safetensors", "adapter_model.bin"];
-/** The files of a PEFT directory that are read: naming one of them names the directory. */
-export const PEFT_FILES: readonly string[] = [CONFIG, ...WEIGHTS];
 /** What training leaves in the folder of a run. */
 const RUN_ADAPTER = "adapter.pth";
 /** What PEFT's wrappers put before the name of every module. */
@@ -35,12 +32,12 @@ export function peftFolder(path: string): string | undefined {
   const status = existsSync(path) ? Deno.statSync(path) : undefined;
   if (status?.isFile) {
     const folder = dirname(path), isPart = PEFT_FILES.includes(basename(path));
-    return isPart && existsSync(join(folder, CONFIG)) ? folder : undefined;
+    return isPart && existsSync(join(folder, CONFIG_FILE)) ? folder : undefined;
   }
   if (!status?.isDirectory) return undefined;
-  if (existsSync(join(path, CONFIG))) return path;
+  if (existsSync(join(path, CONFIG_FILE))) return path;
   const below = [...Deno.readDirSync(path)].map(({ name }) => name).filter((name) =>
-    existsSync(join(path, name, CONFIG))
+    existsSync(join(path, name, CONFIG_FILE))
   );
   if (existsSync(join(path, RUN_ADAPTER))) {
     throw new AdapterError(`Cannot load ${path}: it is the folder of a run: name ${join(path, RUN_ADAPTER)}`);
@@ -48,7 +45,7 @@ export function peftFolder(path: string): string | undefined {
   throw new AdapterError(
     below.length
       ? `Cannot load ${path}: it holds the adapters ${below.sort().join(", ")}; name one of these folders`
-      : `Cannot load ${path}: it is a folder without ${CONFIG}, so it is not a PEFT adapter`,
+      : `Cannot load ${path}: it is a folder without ${CONFIG_FILE}, so it is not a PEFT adapter`,
   );
 }
 
@@ -57,7 +54,7 @@ export function peftFolder(path: string): string | undefined {
  * @throws FormatError, AdapterError
  */
 export function loadPeft(folder: string): Adapter {
-  const configPath = join(folder, CONFIG);
+  const configPath = join(folder, CONFIG_FILE);
   const config = parsePeftConfig(readSmallText(configPath), configPath);
   using file = openTensorFile(weightsIn(folder));
   try {
@@ -72,9 +69,9 @@ export function loadPeft(folder: string): Adapter {
 
 /** The file of a PEFT directory's tensors. @throws AdapterError where there is none */
 export function weightsIn(folder: string): string {
-  const weights = WEIGHTS.map((name) => join(folder, name)).find((path) => existsSync(path));
+  const weights = WEIGHT_FILES.map((name) => join(folder, name)).find((path) => existsSync(path));
   if (weights !== undefined) return weights;
-  throw new AdapterError(`Cannot load ${folder}: it holds no ${WEIGHTS.join(" or ")}`);
+  throw new AdapterError(`Cannot load ${folder}: it holds no ${WEIGHT_FILES.join(" or ")}`);
 }
 
 /** An embedding is a linear layer the other way round: W' = W + s · (B A)ᵀ, so that Aᵀ is our B, and Bᵀ our A. */
@@ -153,7 +150,7 @@ function sorted(file: TensorFile, dialect: Dialect): { modules: Modules; others:
     const shown = unknown.slice(0, 5).join(", "),
       more = unknown.length > 5 ? ` and ${unknown.length - 5} more` : "";
     throw new AdapterError(
-      `Cannot load ${file.path}: its ${CONFIG} describes no adapter with the tensors ${shown}${more}`,
+      `Cannot load ${file.path}: its ${CONFIG_FILE} describes no adapter with the tensors ${shown}${more}`,
     );
   }
   return { modules, others };
@@ -176,7 +173,7 @@ function settingsOf(
     ) continue;
     const wanted = fits.map((extent) => extent ?? "any").join(", ");
     throw new AdapterError(
-      `Cannot load ${path}: the ${name} of ${module} is [${shape}] where its ${CONFIG} wants [${wanted}]` +
+      `Cannot load ${path}: the ${name} of ${module} is [${shape}] where its ${CONFIG_FILE} wants [${wanted}]` +
         (shape.length === 3 || fits.length === 3
           ? '; init_weights must be "bat" where it has three dimensions'
           : ""),

@@ -13,6 +13,7 @@ import type { Site } from "../method.ts";
 import { asHuggingFace } from "../transpose.ts";
 import type { PeftType } from "./config.ts";
 import { describe, type Described } from "./describe.ts";
+import { CONFIG_FILE, PEFT_FILES, WEIGHT_FILES } from "./files.ts";
 
 /** How a PEFT directory is written. */
 export interface SavePeftOptions {
@@ -56,7 +57,7 @@ export function savePeft(adapter: Adapter, folder: string, options: SavePeftOpti
   };
   appearAsFolder(folder, options.force ?? false, (at) => {
     const sorted = [...tensors].sort(([a], [b]) => a < b ? -1 : 1);
-    writeTensorFile(join(at, "adapter_model.safetensors"), {
+    writeTensorFile(join(at, WEIGHT_FILES[0]), {
       format: "safetensors",
       tensors: sorted.map(([name, { shape }]) => ({ name, shape, dtype: "F32" })),
       read: ({ name }) => {
@@ -64,7 +65,7 @@ export function savePeft(adapter: Adapter, folder: string, options: SavePeftOpti
         return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
       },
     });
-    writeFileAtomic(join(at, "adapter_config.json"), pythonJson(config));
+    writeFileAtomic(join(at, CONFIG_FILE), pythonJson(config));
   });
 }
 
@@ -150,7 +151,7 @@ function pythonJson(config: Readonly<Record<string, unknown>>): string {
 }
 
 /** What lies in a PEFT directory; one that holds anything else is not replaced. */
-const OWN = ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "README.md"];
+const OWN = [...PEFT_FILES, "README.md"];
 
 /** Fills a folder under another name first, so that it is never seen half done. */
 function appearAsFolder(folder: string, force: boolean, fill: (at: string) => void): void {

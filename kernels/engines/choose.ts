@@ -4,17 +4,12 @@
  * @module
  */
 import { type Engine, EngineError } from "../engine.ts";
+import { type EngineChoice, ENGINES } from "./choice.ts";
 import { CpuEngine } from "./cpu/engine.ts";
 import { type AdapterReport, findAdapter } from "./webgpu/device.ts";
 import { dawnProvider } from "./webgpu/dawn.ts";
 import { denoProvider } from "./webgpu/deno.ts";
 import { type Precision, WebGpuEngine } from "./webgpu/engine.ts";
-
-/** What can be asked for: "webgpu" is Dawn where it reaches matrix units and Deno's own WebGPU elsewhere; either by its name. */
-export const ENGINES = ["auto", "webgpu", "cpu", "deno", "dawn"] as const satisfies readonly EngineChoice[];
-
-/** One of them. */
-export type EngineChoice = "auto" | "webgpu" | "cpu" | "deno" | "dawn";
 
 /** How a GPU is used. */
 export interface GpuOptions {

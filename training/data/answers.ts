@@ -6,6 +6,7 @@
  */
 import type { Tokenizer } from "../../rwkv/tokenizer/tokenizer.ts";
 import { CONTEXT, tokenOf } from "./document.ts";
+import type { ReadDocumentsOptions } from "./documents.ts";
 
 const ROLE = /(?:^|\n\n)(?:(User|System|Instruction|Input)|Assistant|Response):/g;
 
@@ -30,6 +31,16 @@ export interface MaskId {
   readonly mask0: string;
   /** What follows this is learnt. */
   readonly mask1: string;
+}
+
+/** @throws Error in one sentence where `se` lacks its texts */
+export function requireMaskId({ lossMask, maskId }: Pick<ReadDocumentsOptions, "lossMask" | "maskId">): void {
+  if (lossMask !== "se") return;
+  const { mask0, mask1 } = maskId ?? {};
+  if (typeof mask0 === "string" && typeof mask1 === "string" && mask0 !== "" && mask1 !== "") return;
+  throw new Error(
+    `--loss_mask se learns what follows one text up to another: name both, as in --mask_id '{"mask0":"User:","mask1":"Assistant:"}'`,
+  );
 }
 
 /** Ranges between the texts of a mask, without these, in a text of which every character is one byte. */

@@ -11,7 +11,7 @@
  */
 import { type PromptFormat, promptFormat, type Turn } from "../../rwkv/prompt_format.ts";
 import type { Tokenizer } from "../../rwkv/tokenizer/tokenizer.ts";
-import { answersIn, between, type MaskId, onlyRanges } from "./answers.ts";
+import { answersIn, between, type MaskId, onlyRanges, requireMaskId } from "./answers.ts";
 import { readBinidx } from "./binidx.ts";
 import { countTargets, encodeDocument, withoutContext } from "./document.ts";
 import { type Example, exampleOf } from "./examples.ts";
@@ -140,16 +140,6 @@ export async function readDocuments(
 
 /** Readers of files of records. */
 const READERS = { jsonl: readJsonLines, json: readJson, csv: readCsv, parquet: readParquet } as const;
-
-/** @throws Error in one sentence where `se` lacks its texts */
-export function requireMaskId({ lossMask, maskId }: Pick<ReadDocumentsOptions, "lossMask" | "maskId">): void {
-  if (lossMask !== "se") return;
-  const { mask0, mask1 } = maskId ?? {};
-  if (typeof mask0 === "string" && typeof mask1 === "string" && mask0 !== "" && mask1 !== "") return;
-  throw new Error(
-    `--loss_mask se learns what follows one text up to another: name both, as in --mask_id '{"mask0":"User:","mask1":"Assistant:"}'`,
-  );
-}
 
 /** Whether the assistant says nothing. */
 function isEmptyAnswer({ role, content, reasoning }: Turn): boolean {
