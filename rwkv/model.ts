@@ -5,7 +5,7 @@
  */
 import { createHash, type Hash } from "node:crypto";
 import { type DType, toFloat32 } from "../formats/dtype.ts";
-import { releasing } from "../formats/memory.ts";
+import { release, releasing } from "../formats/memory.ts";
 import { openTensorFile, type TensorFile, type TensorInfo } from "../formats/tensor_file.ts";
 import type { Engine } from "../kernels/engine.ts";
 import { bytesOf, type Graph, type StorageType, type Tensor, Variable } from "../kernels/graph.ts";
@@ -54,6 +54,7 @@ export class Model {
         const info = file.tensors.get(name)!, bytes = file.readBytes(name);
         addToHash(hash, info, [bytes]);
         if (!options.elsewhere?.(name)) model!.#weights.set(name, placeWeight(info, bytes, engine));
+        release(bytes);
         options.onTensor?.(i + 1, names.length);
       });
       model.#fingerprint = hash.digest("hex");

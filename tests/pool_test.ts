@@ -147,3 +147,19 @@ Deno.test("Allocator + the last bytes of 4 GiB: not handed out, as the address b
   assert.equal(allocator.usedBytes, 0);
   assert.equal(allocator.allocate(rest, "the rest"), 64);
 });
+
+Deno.test("Allocator.allocateZeros + memory that was used before, in part or whole: zeros", () => {
+  const memory = new WebAssembly.Memory({ initial: 16, maximum: 65536, shared: true });
+  const allocator = new Allocator(memory);
+  const bytes = (at: number, length: number) => new Uint8Array(memory.buffer, at, length);
+  const [first, last] = [64, 128].map((length) => {
+    const at = allocator.allocate(length, "some");
+    bytes(at, length).fill(1);
+    return at;
+  }) as [number, number];
+  allocator.free(first);
+  assert.equal(allocator.allocateZeros(64, "whole"), first);
+  allocator.free(last);
+  assert.equal(allocator.allocateZeros(256, "part"), last);
+  assert.deepEqual(new Set([...bytes(first, 64), ...bytes(last, 256)]), new Set([0]));
+});

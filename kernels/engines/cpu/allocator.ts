@@ -13,12 +13,19 @@ const ALIGNMENT = 64;
 /** What is handed out of a 32-bit memory at most: not its first bytes, nor its last, as the address behind a piece has 32 bits too. */
 export const MAXIMUM_BYTES: number = MAXIMUM_PAGES * PAGE - 2 * ALIGNMENT;
 
+/** So many bytes, or as few more as let another piece begin behind them. */
+export function aligned(bytes: number): number {
+  return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+}
+
 /** Allocates by byte address. Address 0 is never handed out: it means "none" to the kernels. */
 export class Allocator {
   /** Free pieces in order of address. */
   #free: { at: number; bytes: number }[] = [];
   #used = new Map<number, number>();
   #end = ALIGNMENT;
+  /** Where memory begins that was never handed out, which holds zeros. */
+  #fresh = ALIGNMENT;
 
   constructor(readonly memory: WebAssembly.Memory) {}
 
@@ -29,7 +36,7 @@ export class Allocator {
 
   /** @throws EngineError if the memory would pass 4 GiB */
   allocate(bytes: number, what: string): number {
-    const wanted = Math.max(ALIGNMENT, Math.ceil(bytes / ALIGNMENT) * ALIGNMENT);
+    const wanted = Math.max(ALIGNMENT, aligned(bytes));
     const index = this.#free.findIndex((piece) => piece.bytes >= wanted);
     let at: number;
     if (index >= 0) {
@@ -43,6 +50,14 @@ export class Allocator {
       this.#end = at + wanted;
     }
     this.#used.set(at, wanted);
+    this.#fresh = Math.max(this.#fresh, this.#end);
+    return at;
+  }
+
+  /** As {@link allocate}, with zeros in it. Memory that has them is not touched: it is only there once it is. */
+  allocateZeros(bytes: number, what: string): number {
+    const fresh = this.#fresh, at = this.allocate(bytes, what);
+    new Uint8Array(this.memory.buffer, at, Math.max(0, Math.min(bytes, fresh - at))).fill(0);
     return at;
   }
 

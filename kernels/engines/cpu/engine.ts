@@ -7,7 +7,7 @@ import { type Engine, EngineError, type Executable, home } from "../../engine.ts
 import { bytesOf, type StorageType, type Tensor, type Variable } from "../../graph.ts";
 import type { Program } from "../../plan.ts";
 import { viewOf } from "../../views.ts";
-import { Allocator, MAXIMUM_BYTES, MAXIMUM_PAGES } from "./allocator.ts";
+import { aligned, Allocator, MAXIMUM_BYTES, MAXIMUM_PAGES } from "./allocator.ts";
 import { type Command, LOWERINGS, scratchBytes } from "./lowering.ts";
 import { leastWindow, WINDOW_BYTES } from "./outside.ts";
 import { Pool } from "./pool.ts";
@@ -89,14 +89,14 @@ export class CpuEngine implements Engine {
     if (isPacked(variable.dtype) && this.#weightBytesInside + bytes > this.#options.weightsInside) {
       this.#outside.set(variable, new SharedArrayBuffer(bytes));
     } else {
-      this.#place(variable).fill(0);
+      this.#place(variable);
     }
     if (content) this.write(variable, content);
   }
 
-  /** Gives a variable a place in the memory. @returns its bytes, which may hold anything */
+  /** Gives a variable a place in the memory. @returns its bytes, all 0 */
   #place(variable: Variable): Uint8Array {
-    this.#variables.set(variable, this.#allocator.allocate(bytesOf(variable), variable.name));
+    this.#variables.set(variable, this.#allocator.allocateZeros(bytesOf(variable), variable.name));
     if (isPacked(variable.dtype)) this.#weightBytesInside += bytesOf(variable);
     return this.#bytes(variable);
   }
@@ -136,18 +136,20 @@ export class CpuEngine implements Engine {
   }
 
   async load(program: Program): Promise<Executable> {
-    const slots: number[] = [];
-    let id: number | undefined;
+    let workspace: number | undefined, id: number | undefined;
     const dispose = () => {
       if (id !== undefined) this.#pool.drop(id);
       id = undefined;
       // Once: what was freed may be another program's by now.
-      slots.splice(0).forEach((at) => this.#allocator.free(at));
+      if (workspace !== undefined) this.#allocator.free(workspace);
+      workspace = undefined;
     };
     try {
-      program.slots.forEach((bytes, i) =>
-        slots.push(this.#allocator.allocate(bytes, `the values of a program (slot ${i})`))
-      );
+      // One piece, as each time that the memory grows all threads are interrupted.
+      let end = 0;
+      const starts = program.slots.map((bytes) => (end += aligned(bytes)) - aligned(bytes));
+      workspace = this.#allocator.allocate(end, "the values of a program");
+      const slots = starts.map((start) => workspace! + start);
       const { commands, weights } = this.#lower(program, slots);
       const { tape, offsets } = writeTape(commands, this.#pool.size, this.#compiler, weights);
       const play = linkTape(tape, this.#memory, this.#kernels, 0);
@@ -178,7 +180,7 @@ export class CpuEngine implements Engine {
   /** @returns the commands of a program whose values lie in `slots`, and the weights outside that they name by index */
   #lower(program: Program, slots: readonly number[]): { commands: Command[]; weights: SharedArrayBuffer[] } {
     const weights = [...program.variables].filter((variable) => this.#outside.has(variable));
-    const windowAt = Math.ceil(scratchBytes(program.nodes, this.#kernels) / 64) * 64;
+    const windowAt = aligned(scratchBytes(program.nodes, this.#kernels));
     const windowBytes = Math.max(this.#options.windowBytes, ...weights.map(leastWindow));
     this.#reserveScratch(windowAt + (weights.length ? windowBytes : 0));
     const address = (t: Tensor) => {
@@ -205,7 +207,7 @@ export class CpuEngine implements Engine {
   #reserveScratch(bytes: number): void {
     if (bytes <= this.#scratch.bytes) return;
     // One piece, so that either every worker has its own or none has.
-    const each = Math.ceil(bytes / 64) * 64;
+    const each = aligned(bytes);
     const first = this.#allocator.allocate(each * this.#pool.size, "the workers' scratch");
     this.#scratch = { bytes, at: Array.from({ length: this.#pool.size }, (_, i) => first + i * each) };
   }
