@@ -3,8 +3,9 @@
  * may be anywhere, so the command is run in a worker that may write in the folders which it was told to, read there and what
  * `readable` says, and nothing else, and the process itself gives up its right to write at all.
  *
- * The process's first thread has nothing else to do meanwhile. It looks whether a device hangs, hears Ctrl-C, and starts the threads
- * of the cpu engine, which are given no rights: a worker that the command started itself would take a second to be up (Deno 2.9).
+ * The process's first thread has nothing else to do meanwhile. It has the GPU's driver loaded while the worker loads its modules,
+ * looks whether a device hangs, hears Ctrl-C, and starts the threads of the cpu engine, which are given no rights: a worker that the
+ * command started itself would take a second to be up (Deno 2.9).
  *
  * Permissions go by names, and a link in a folder that is written to may lead elsewhere: that is `requireInside`'s to find. The right
  * to load native code is Dawn's: it is given up once the GPU is found, before a file is read.
@@ -23,6 +24,7 @@ import {
   threadBehind,
   threadFailed,
 } from "../kernels/engines/cpu/thread.ts";
+import { denoProvider } from "../kernels/engines/webgpu/deno.ts";
 import { SMALLER } from "../kernels/engines/webgpu/waiting.ts";
 import { flagInterrupts, listenBy } from "./interrupt.ts";
 import { readable, realPath } from "./reads.ts";
@@ -119,7 +121,13 @@ export async function runConfined(script: string, confinement: Confinement): Pro
       failed(new Error(`The command failed: ${event.message}`));
     };
     worker.postMessage({ args, engine, watch } satisfies Request);
+    if (engine.choice !== "cpu" && engine.choice !== "dawn") loadDriver();
   });
+}
+
+/** Has the GPU's driver loaded, which the worker finds there when its modules are. */
+function loadDriver(): void {
+  denoProvider.gpu().then((gpu) => gpu.requestAdapter()).catch(() => {});
 }
 
 /** Starts a thread of the cpu engine, without any permission, behind a port. */
