@@ -164,7 +164,6 @@ function timeMix(
   const decay = matmul(graph, decayInner, own("w2"));
   const rate = matmul(graph, matmul(graph, xa, own("a1")), own("a2"));
   const gateInner = map(graph, [matmul(graph, xg, own("g1"))], (x) => x.sigmoid());
-  const gate = matmul(graph, gateInner, own("g2"));
 
   let v = vRaw;
   if (vFirst) {
@@ -188,13 +187,16 @@ function timeMix(
     },
   ) as [Tensor, Tensor, Tensor];
 
+  const products = map(graph, [r, k, own("r_k")], (r, k, rK) => r.mul(k).mul(rK));
+  const bonus = reduceGroups(graph, products, perHead);
+
   // A step of no decay factor and no removal key, S ← v ⊗ k, begins a state afresh.
   const kept = (x: Tensor) => keep ? map(graph, [x, keep], (x, keep) => x.mul(keep)) : x;
   const options = wkv ? { T, N, state: wkv } : { T, N };
   const { y, state } = wkv7(graph, { r, w: kept(w), k, v, a: kept(a), b }, options);
+  // Here rather than above, so that what its gradient leaves to keep during the recurrence's is narrow.
+  const gate = matmul(graph, gateInner, own("g2"));
   const normed = norm(graph, y, own("ln_x.weight"), own("ln_x.bias"), { groups: H, eps: GROUP_NORM_EPS });
-  const products = map(graph, [r, k, own("r_k")], (r, k, rK) => r.mul(k).mul(rK));
-  const bonus = reduceGroups(graph, products, perHead);
   const gated = map(graph, [normed, bonus, v, gate], (y, bonus, v, g) => y.add(bonus.mul(v)).mul(g));
   return { out: linear(`${name}.output`, gated), v, state };
 }
