@@ -94,7 +94,7 @@ fn sum_of(z: Element) -> f32 { return z; }
 fn chosen(i: u32, place: u32) -> Element { return select(0.0, 1.0, i == place); }`;
 
 /** Bytes of logits that one slice of rows takes, where that is at least {@link LEAST_SHARE} of the rows. */
-const SLICE_BYTES = 64 * 1024 * 1024;
+const SLICE_BYTES = 32 * 1024 * 1024;
 /** Products of few rows leave a GPU idle, so many rows are walked in few slices: of a large batch this is little memory. */
 const LEAST_SHARE = 1 / 8;
 
