@@ -83,6 +83,7 @@ export type {
   Pass,
 } from "./kernels/op.ts";
 export type { Program } from "./kernels/plan.ts";
+export type { Place } from "./kernels/slots.ts";
 export type { View } from "./kernels/views.ts";
 export * as ops from "./kernels/ops.ts";
 export { type ModelConfig, ModelError } from "./rwkv/config.ts";

@@ -1,8 +1,6 @@
 /**
- * The memory plan: which nodes need to run at all, how long every value lives, and which values share memory.
- *
- * Values are placed largest first into the first slot that is free for their whole life (greedy by size for shared
- * objects: Pisarchyk and Lee, arXiv 2001.03288). The sum of the slots is the exact peak, known before anything is allocated.
+ * The memory plan: which nodes need to run at all, how long every value lives, and which values share memory (`slots.ts`). The sum of
+ * the slots is the exact peak, known before anything is allocated.
  *
  * @module
  */
@@ -11,6 +9,8 @@ import { fuse } from "./fuse.ts";
 import { joinFolds } from "./folds.ts";
 import { readHalves, writeHalves } from "./halves.ts";
 import { keepLess } from "./kept.ts";
+import { livesOf } from "./lives.ts";
+import { type Place, placed } from "./slots.ts";
 import { addInProducts } from "./sums.ts";
 import { bytesOf, inputsRead, type Node, type Tensor, type Variable } from "./graph.ts";
 import { isAccumulation } from "./ops/update/op.ts";
@@ -22,8 +22,8 @@ export interface Program {
   readonly nodes: readonly Node[];
   /** Sizes in bytes of the memory that values share. */
   readonly slots: readonly number[];
-  /** Slot of each value, but for views, and for scratch that the engine does not need. */
-  readonly placement: ReadonlyMap<Tensor, number>;
+  /** Where each value lies, but for views, and for scratch that the engine does not need. */
+  readonly placement: ReadonlyMap<Tensor, Place>;
   /** Where the values lie that are rows of others or of variables. */
   readonly views: ReadonlyMap<Tensor, View>;
   /** Every variable that the program reads or updates, parts as well as packs. */
@@ -68,9 +68,6 @@ export function bytesAfter({ nodes, placement, views }: Program, tensor: Tensor)
   return kept.reduce((sum, t) => sum + bytesOf(t), 0);
 }
 
-/** Bytes of a slot, at least: what a shader that reads vectors of four has to find bound even where there is nothing to read. */
-const LEAST_SLOT = 16;
-
 /** Operands that a node may have on every engine: the storage bindings of every WebGPU device. */
 export const LEAST_OPERANDS = 8;
 
@@ -102,36 +99,21 @@ export function compile(
   const fewest = fused ? fuse(kept, operands) : kept;
   const stored = rounds ? writeHalves(fewest) : fewest, views = viewsOf(stored);
   const nodes = stored.filter(({ outputs }) => !outputs.some((t) => views.has(t)));
-  const lives = new Map<Tensor, { first: number; last: number }>();
-  const variables = new Set<Variable>();
-  nodes.forEach((node, index) => {
-    for (const { of: t } of inputsRead(node).map((t) => viewOf(views, t))) {
-      const life = lives.get(t);
-      if (t.variable) variables.add(t.variable);
-      else if (life) life.last = index;
-    }
-    node.outputs.forEach((t, i) => {
-      if (scratch || !node.op.scratch?.includes(i)) lives.set(t, { first: index, last: index });
-    });
-  });
-
-  const slots: { bytes: number; lives: { first: number; last: number }[] }[] = [];
-  const placement = new Map<Tensor, number>();
-  const bySize = [...lives].sort(([a], [b]) => bytesOf(b) - bytesOf(a));
-  for (const [tensor, life] of bySize) {
-    const free = (slot: typeof slots[number]) =>
-      slot.lives.every((other) => other.last < life.first || life.last < other.first);
-    let index = slots.findIndex(free);
-    if (index < 0) index = slots.push({ bytes: Math.max(LEAST_SLOT, bytesOf(tensor)), lives: [] }) - 1;
-    slots[index]!.lives.push(life);
-    placement.set(tensor, index);
-  }
+  const used = nodes.flatMap(inputsRead).map((t) => viewOf(views, t).of.variable);
+  const lives = livesOf(nodes, views);
+  if (!scratch) nodes.flatMap(scratchOf).forEach((t) => lives.delete(t));
+  const { slots, placement } = placed(nodes, lives, views);
   return {
     nodes,
-    slots: slots.map((slot) => slot.bytes),
+    slots,
     placement,
     views,
-    variables,
-    workspaceBytes: slots.reduce((total, slot) => total + slot.bytes, 0),
+    variables: new Set(used.filter((variable) => variable !== undefined)),
+    workspaceBytes: slots.reduce((total, bytes) => total + bytes, 0),
   };
+}
+
+/** The values that only a GPU's passes of a node read and write. */
+function scratchOf({ op, outputs }: Node): Tensor[] {
+  return op.scratch?.map((i) => outputs[i]!) ?? [];
 }

@@ -15,7 +15,7 @@ export interface View {
 }
 
 /** Views start at multiples of this many bytes, as WebGPU bindings must; other rows are copied. */
-const VIEW_ALIGNMENT = 256;
+export const VIEW_ALIGNMENT = 256;
 
 /**
  * The values of nodes that are views. Rows of a variable are where nothing updates it, so that they are what they were.

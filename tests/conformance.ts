@@ -80,7 +80,9 @@ const POISON = 1e30;
 /** The program with every slot filled with poison before its first node. */
 function poisoned(program: Program): Program {
   const graph = new Graph(), placement = new Map(program.placement);
-  program.slots.forEach((bytes, slot) => placement.set(constant(graph, [bytes / 4], POISON), slot));
+  program.slots.forEach((bytes, slot) =>
+    placement.set(constant(graph, [bytes / 4], POISON), { slot, byteOffset: 0 })
+  );
   return { ...program, nodes: [...graph.nodes, ...program.nodes], placement };
 }
 

@@ -186,8 +186,8 @@ export class CpuEngine implements Engine {
     const address = (t: Tensor) => {
       const { of, byteOffset } = viewOf(program.views, t);
       if (of.variable) return this.#address(of.variable) + byteOffset;
-      const slot = program.placement.get(of);
-      return slot === undefined ? 0 : slots[slot]! + byteOffset;
+      const place = program.placement.get(of);
+      return place ? slots[place.slot]! + place.byteOffset + byteOffset : 0;
     };
     const outside = ({ variable }: Tensor) => {
       const index = variable ? weights.indexOf(variable) : -1;

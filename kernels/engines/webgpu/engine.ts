@@ -245,10 +245,9 @@ export class WebGpuEngine implements Engine {
       }
       // Nothing is bound as what lies at the start, which the shader does not read.
       const size = byteLength || LEAST_BINDING, view = viewOf(program.views, t);
-      const { buffer, byteOffset: start } = view.of.variable
-        ? this.#home(view.of.variable)
-        : { buffer: slots[program.placement.get(view.of)!]!, byteOffset: 0 };
-      return { buffer, offset: byteLength ? start + view.byteOffset + byteOffset : 0, size };
+      const at = view.of.variable ? this.#home(view.of.variable) : program.placement.get(view.of)!;
+      const buffer = "slot" in at ? slots[at.slot]! : at.buffer;
+      return { buffer, offset: byteLength ? at.byteOffset + view.byteOffset + byteOffset : 0, size };
     };
 
     const computes = ({ op, outputs }: Node) => op.mutates?.length || outputs.some(({ size }) => size > 0);
