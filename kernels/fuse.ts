@@ -55,7 +55,7 @@ function simplified(nodes: readonly Node[]): Node[] {
   return simpler.toReversed().flatMap((node) => {
     const outputs = node.outputs.map((t) => needed.has(t));
     if (!node.op.mutates?.length && !outputs.includes(true)) return [];
-    const kept = isMap(node) && outputs.includes(false) ? only(node, (t) => needed.has(t)) : node;
+    const kept = outputs.includes(false) ? only(node, (t) => needed.has(t)) : node;
     inputsRead(kept).forEach((t) => needed.add(t));
     return [kept];
   }).reverse();
@@ -77,8 +77,9 @@ function compact(
   return { ...node, inputs: [...read.keys()], attributes: { ...node.attributes, results } };
 }
 
-/** A map with some of its outputs only. */
-function only(node: MapNode, keep: (t: Tensor) => boolean): Node {
+/** A node with some of its outputs only, where it is a map. */
+export function only(node: Node, keep: (t: Tensor) => boolean): Node {
+  if (!isMap(node)) return node;
   const results = node.attributes.results.filter((_, k) => keep(node.outputs[k]!));
   const outputs = node.outputs.filter(keep);
   const fewer = { ...node, outputs, attributes: { ...node.attributes, results } };

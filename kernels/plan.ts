@@ -9,6 +9,7 @@ import { fuse } from "./fuse.ts";
 import { joinFolds } from "./folds.ts";
 import { readHalves, writeHalves } from "./halves.ts";
 import { keepLess } from "./kept.ts";
+import { remakeAtWorst } from "./remade.ts";
 import { livesOf } from "./lives.ts";
 import { type Place, placed } from "./slots.ts";
 import { addInProducts } from "./sums.ts";
@@ -96,7 +97,8 @@ export function compile(
   const joined = joinsFolds ? liveNodes(joinFolds(needed, joinsFolds)) : needed;
   const live = updatedEarly(addInProducts(joined));
   const kept = keeps && graph.loss ? liveNodes(readHalves(keepLess(live, graph.loss))) : live;
-  const fewest = fused ? fuse(kept, operands) : kept;
+  const smallest = keeps && graph.loss ? remakeAtWorst(kept, graph.loss) : kept;
+  const fewest = fused ? fuse(smallest, operands) : smallest;
   const stored = rounds ? writeHalves(fewest) : fewest, views = viewsOf(stored);
   const nodes = stored.filter(({ outputs }) => !outputs.some((t) => views.has(t)));
   const used = nodes.flatMap(inputsRead).map((t) => viewOf(views, t).of.variable);
