@@ -10,6 +10,7 @@ import { joinFolds } from "./folds.ts";
 import { readHalves, writeHalves } from "./halves.ts";
 import { keepLess } from "./kept.ts";
 import { remakeAtWorst } from "./remade.ts";
+import { reuseWeights } from "./reused.ts";
 import { livesOf } from "./lives.ts";
 import { type Place, placed } from "./slots.ts";
 import { addInProducts } from "./sums.ts";
@@ -72,6 +73,9 @@ export function bytesAfter({ nodes, placement, views }: Program, tensor: Tensor)
 /** Operands that a node may have on every engine: the storage bindings of every WebGPU device. */
 export const LEAST_OPERANDS = 8;
 
+/** The part of its memory by which a program may grow that makes fewer weights: no more is alive at once, but slots may fit worse. */
+const MORE_FOR_REUSE = 1 / 128;
+
 /**
  * Plans the nodes of a graph into a program. Nodes that update no variable, directly or through others, are left out.
  * @param options.operands of one node, at most; an engine has this
@@ -98,9 +102,21 @@ export function compile(
   const live = updatedEarly(addInProducts(joined));
   const kept = keeps && graph.loss ? liveNodes(readHalves(keepLess(live, graph.loss))) : live;
   const smallest = keeps && graph.loss ? remakeAtWorst(kept, graph.loss) : kept;
-  const fewest = fused ? fuse(smallest, operands) : smallest;
-  const stored = rounds ? writeHalves(fewest) : fewest, views = viewsOf(stored);
-  const nodes = stored.filter(({ outputs }) => !outputs.some((t) => views.has(t)));
+  const finished = (nodes: readonly Node[]): Program => {
+    const fewest = fused ? fuse(nodes, operands) : nodes;
+    return laidOut(rounds ? writeHalves(fewest) : fewest, scratch);
+  };
+  // Both are laid out, as how well values fill the slots is not known before.
+  const plain = finished(smallest), fewer = joinsFolds ? reuseWeights(smallest) : smallest;
+  if (fewer.length === smallest.length) return plain;
+  const reusing = finished(fewer);
+  return reusing.workspaceBytes <= (1 + MORE_FOR_REUSE) * plain.workspaceBytes ? reusing : plain;
+}
+
+/** A program of nodes in the order in which they run. */
+function laidOut(ordered: readonly Node[], scratch: boolean): Program {
+  const views = viewsOf(ordered);
+  const nodes = ordered.filter(({ outputs }) => !outputs.some((t) => views.has(t)));
   const used = nodes.flatMap(inputsRead).map((t) => viewOf(views, t).of.variable);
   const lives = livesOf(nodes, views);
   if (!scratch) nodes.flatMap(scratchOf).forEach((t) => lives.delete(t));

@@ -76,7 +76,9 @@ for (const [M, K, O, R] of [[130, 24, 40, 8], [300, 50, 21, 16], [520, 12, 9, 12
     const apart = await run(engine, layer(M, K, O, R), undefined),
       joined = await run(engine, layer(M, K, O, R), storage);
     assert.deepEqual([count(apart.program, "matmul"), count(joined.program, "matmul")], [5, 3]);
-    assert.deepEqual([count(joined.program, "addTile"), count(joined.program, "tile")], [2, 0]);
+    // Once for both directions, or once for each.
+    assert.ok([1, 2].includes(count(joined.program, "addTile")));
+    assert.equal(count(joined.program, "tile"), 0);
     joined.results.forEach((values, i) => {
       const error = relativeError(values, apart.results[i]!);
       // Rounding W' to f16 changes each of its elements by up to 2⁻¹² of it.
