@@ -53,11 +53,17 @@ export function broadcast(input: readonly number[], output: readonly number[]): 
 
 const compiled = new WeakMap<MapAttributes, (...args: unknown[]) => void>();
 
+/** What was found by {@link inputsOf}: plans ask for it over and over. */
+const mentioned = new WeakMap<readonly Expression[], readonly number[]>();
+
 /** Indexes of the inputs that the expressions mention. */
-function inputsOf({ results }: MapAttributes): number[] {
-  return straightLine(results).steps.flatMap((step) => step.op === "input" ? [step.index] : []).sort((a, b) =>
-    a - b
-  );
+function inputsOf({ results }: MapAttributes): readonly number[] {
+  let found = mentioned.get(results);
+  if (!found) {
+    const indexes = straightLine(results).steps.flatMap((step) => step.op === "input" ? [step.index] : []);
+    mentioned.set(results, found = indexes.sort((a, b) => a - b));
+  }
+  return found;
 }
 
 /** The expression as a JavaScript loop over memory. */
