@@ -4,7 +4,7 @@
  * @module
  */
 import { ownerOf, updatedBy } from "./engine.ts";
-import { bytesOf, type Node, type Tensor } from "./graph.ts";
+import { bytesOf, inputsRead, type Node, type Tensor } from "./graph.ts";
 
 /** Where a tensor lies: so many bytes into the memory of another, or of itself. */
 export interface View {
@@ -18,23 +18,41 @@ export interface View {
 export const VIEW_ALIGNMENT = 256;
 
 /**
- * The values of nodes that are views. Rows of a variable are where nothing updates it, so that they are what they were.
+ * The values of nodes that are views. Rows of a variable are where nothing updates it, so that they are what they were; rows of a
+ * value are where they are half of it or more, or do not outlive it, so that a few rows do not keep many.
  * @param nodes in the order in which they run
  */
 export function viewsOf(nodes: readonly Node[]): Map<Tensor, View> {
-  const views = new Map<Tensor, View>(), updated = updatedBy(nodes);
+  const views = new Map<Tensor, View>(), updated = updatedBy(nodes), reads = lastReads(nodes);
   for (const node of nodes) {
-    const rows = node.op.views?.(node);
+    const rows = node.op.views?.(node), { outputs } = node;
     if (!rows) continue;
     const whole = node.inputs[0]!, { of, byteOffset } = viewOf(views, whole);
     const offsets = rows.map((first) =>
       byteOffset + bytesOf({ shape: [first, whole.width], dtype: whole.dtype })
     );
-    const isFixed = !of.variable || !updated.has(ownerOf(of));
-    if (!isFixed || offsets.some((offset) => offset % VIEW_ALIGNMENT)) continue;
-    node.outputs.forEach((t, i) => views.set(t, { of, byteOffset: offsets[i]! }));
+    const isMost = 2 * outputs.reduce((sum, t) => sum + bytesOf(t), 0) >= bytesOf(of);
+    const outlives = outputs.some((t) => (reads.get(t)?.through ?? 0) > reads.get(of)!.itself);
+    const isKept = of.variable ? !updated.has(ownerOf(of)) : isMost || !outlives;
+    if (!isKept || offsets.some((offset) => offset % VIEW_ALIGNMENT)) continue;
+    outputs.forEach((t, i) => views.set(t, { of, byteOffset: offsets[i]! }));
   }
   return views;
+}
+
+/** Where each tensor is read last, itself, and through rows of it. */
+function lastReads(nodes: readonly Node[]): Map<Tensor, { itself: number; through: number }> {
+  const reads = new Map<Tensor, { itself: number; through: number }>();
+  for (let at = nodes.length - 1; at >= 0; at--) {
+    const { op, outputs } = nodes[at]!;
+    const through = op.views ? Math.max(at, ...outputs.map((t) => reads.get(t)?.through ?? at)) : at;
+    for (const t of inputsRead(nodes[at]!)) {
+      const known = reads.get(t);
+      if (known) known.through = Math.max(known.through, through);
+      else reads.set(t, { itself: at, through });
+    }
+  }
+  return reads;
 }
 
 /** Where a tensor lies, a view or not. */

@@ -103,10 +103,10 @@ Deno.test("compile + rows of a value that can be bound: no node, no slot, and th
   const first = map(graph, [last], (x) => x.tanh());
   let t = first;
   for (let i = 0; i < 3; i++) t = map(graph, [t], (x) => x.tanh());
-  [t, row].forEach((t, i) => assign(graph, new Variable(`kept ${i}`, t.shape), t));
+  [t, row, whole].forEach((t, i) => assign(graph, new Variable(`kept ${i}`, t.shape), t));
   const program = compile(graph, { fused: false });
   simulate(program);
-  assert.equal(program.nodes.map(({ op }) => op.name).join(" "), "map map map map map update update");
+  assert.equal(program.nodes.map(({ op }) => op.name).join(" "), "map map map map map update update update");
   assert.deepEqual(program.views.get(last), { of: whole, byteOffset: 1024 });
   assert.deepEqual(program.views.get(row), { of: whole, byteOffset: 1280 });
   assert.deepEqual(program.slots, [1536, 512, 512]);
@@ -117,7 +117,7 @@ Deno.test("compile + rows that no device can bind where they begin: copied, all 
   const graph = new Graph(), x = new Variable("x", [4, 32]);
   const whole = map(graph, [graph.use(x)], (x) => x.exp());
   const quarters = splitRows(graph, whole, 4), [even, odd] = [2, 1].map((i) => sliceRows(graph, whole, i, 1));
-  [...quarters, even!, odd!].forEach((t, i) => assign(graph, new Variable(`kept ${i}`, t.shape), t));
+  [...quarters, even!, odd!, whole].forEach((t, i) => assign(graph, new Variable(`kept ${i}`, t.shape), t));
   const program = compile(graph);
   simulate(program);
   assert.deepEqual([...program.views.keys()], [even]);
@@ -125,6 +125,18 @@ Deno.test("compile + rows that no device can bind where they begin: copied, all 
     program.nodes.map(({ op }) => op.name).filter((name) => name !== "update"),
     ["map", "concatRowsGradient", "sliceRows"],
   );
+});
+
+Deno.test("compile + a few rows that are read long after the whole: copied, or the whole would have to stay", () => {
+  for (const rows of [1, 3]) {
+    const graph = new Graph(), x = graph.use(new Variable("x", [6, 64]));
+    const whole = map(graph, [x], (x) => x.exp()), last = sliceRows(graph, whole, 6 - rows, rows);
+    const other = map(graph, [map(graph, [whole], (x) => x.tanh())], (x) => x.square());
+    [other, last].forEach((t, i) => assign(graph, new Variable(`kept ${i}`, t.shape), t));
+    const program = compile(graph, { fused: false });
+    simulate(program);
+    assert.equal(program.views.has(last), rows === 3);
+  }
 });
 
 Deno.test("compile + rows of a variable: a view unless something updates the variable", () => {

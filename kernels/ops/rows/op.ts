@@ -1,6 +1,6 @@
 /**
  * sliceRows: rows `first` to `first + count` of a matrix; concatRows: matrices one below the other, whose gradient takes them apart.
- * Rows that begin where a device can bind them are views (`views.ts`), for which nothing runs.
+ * Rows that begin where a device can bind them are views for which nothing runs, unless few would keep many alive (`views.ts`).
  *
  * @module
  */
