@@ -6,7 +6,6 @@
  */
 import { inputsRead, type Node, Tensor } from "./graph.ts";
 import { type MapAttributes, mapOp } from "./ops/map/op.ts";
-import { tokenShiftOp } from "./ops/token_shift/op.ts";
 
 /** The nodes, those that may read in f16 reading what a copy in f32 was made from. @param nodes in the order in which they run */
 export function readHalves(nodes: readonly Node[]): Node[] {
@@ -19,7 +18,7 @@ export function readHalves(nodes: readonly Node[]): Node[] {
     });
   }
   return nodes.map((node) => {
-    const halves = node.op.halves?.(node) ?? [];
+    const halves = node.op.readsHalves?.(node) ?? [];
     const inputs = node.inputs.map((t, i) => halves.includes(i) ? originals.get(t) ?? t : t);
     return { ...node, inputs };
   });
@@ -28,14 +27,13 @@ export function readHalves(nodes: readonly Node[]): Node[] {
 /** The nodes, with values in f16 that nothing reads which needs more. @param nodes in the order in which they run */
 export function writeHalves(nodes: readonly Node[]): Node[] {
   const exact = new Set(nodes.flatMap((node) => {
-    const halves = node.op.halves?.(node) ?? [];
+    const halves = node.op.readsHalves?.(node) ?? [];
     const others = new Set(node.inputs.filter((_, i) => !halves.includes(i)));
     return inputsRead(node).filter((t) => others.has(t));
   }));
   const written = new Map<Tensor, Tensor>();
-  for (const { op, outputs } of nodes) {
-    if (op !== mapOp && op !== tokenShiftOp) continue;
-    for (const t of outputs) {
+  for (const node of nodes) {
+    for (const t of node.op.writesHalves?.(node).map((k) => node.outputs[k]!) ?? []) {
       if (t.dtype === "f32" && !exact.has(t)) written.set(t, new Tensor(t.shape, "f16"));
     }
   }

@@ -97,8 +97,12 @@ export interface Op<A = unknown> {
   readonly mutates?: readonly number[];
   /** Indexes of the inputs that running the op reads, where others serve only its gradient. */
   reads?(node: Node<A>): readonly number[];
+  /** One node that does what two of the op do, where there is such a node. */
+  joined?(one: Node<A>, other: Node<A>): Node<A> | undefined;
   /** Indexes of the inputs which may as well be in f16, because matrix units round what they multiply to that. */
-  halves?(node: Node<A>): readonly number[];
+  readsHalves?(node: Node<A>): readonly number[];
+  /** Indexes of the outputs that the op can write in f16 as well. */
+  writesHalves?(node: Node<A>): readonly number[];
   /** Indexes of the outputs that only its own passes on a GPU read and write, or those of its gradient. */
   readonly scratch?: readonly number[];
   /** Where outputs are only rows of input 0: the first row of each. They are not copied where they can be bound. */

@@ -7,6 +7,8 @@
 import { ownerOf } from "./engine.ts";
 import { fuse } from "./fuse.ts";
 import { joinFolds } from "./folds.ts";
+import { joinAlike } from "./joins.ts";
+import type { DeviceLimits } from "./op.ts";
 import { readHalves, writeHalves } from "./halves.ts";
 import { keepLess } from "./kept.ts";
 import { remakeAtWorst } from "./remade.ts";
@@ -83,6 +85,7 @@ const MORE_FOR_REUSE = 1 / 128;
  * @param options.joinsFolds the storage of weights that are made so that there are fewer products, if they are; an engine has this
  * @param options.rounds storage to which products round what they multiply, if they do; an engine has this
  * @param options.keeps storage of what a forward pass leaves for the backward pass, if not f32; an engine has this
+ * @param options.limits what one shader may be given, where there are shaders; an engine has this
  * @param options.fused false to keep elementwise nodes as they were made
  */
 export function compile(
@@ -93,10 +96,12 @@ export function compile(
     readonly joinsFolds?: "f32" | "f16" | undefined;
     readonly keeps?: "f16" | undefined;
     readonly rounds?: "f16" | undefined;
+    readonly limits?: DeviceLimits | undefined;
     readonly fused?: boolean;
   } = {},
 ): Program {
-  const { operands = LEAST_OPERANDS, scratch = true, joinsFolds, keeps, rounds, fused = true } = options;
+  const { operands = LEAST_OPERANDS, scratch = true, joinsFolds, keeps, rounds, limits, fused = true } =
+    options;
   const needed = liveNodes(graph.nodes);
   const joined = joinsFolds ? liveNodes(joinFolds(needed, joinsFolds)) : needed;
   const live = updatedEarly(addInProducts(joined));
@@ -104,7 +109,8 @@ export function compile(
   const smallest = keeps && graph.loss ? remakeAtWorst(kept, graph.loss) : kept;
   const finished = (nodes: readonly Node[]): Program => {
     const fewest = fused ? fuse(nodes, operands) : nodes;
-    return laidOut(rounds ? writeHalves(fewest) : fewest, scratch);
+    const stored = rounds ? writeHalves(fewest) : fewest;
+    return laidOut(limits ? joinAlike(stored, operands) : stored, scratch);
   };
   // Both are laid out, as how well values fill the slots is not known before.
   const plain = finished(smallest), fewer = joinsFolds ? reuseWeights(smallest) : smallest;

@@ -5,7 +5,9 @@
  */
 import assert from "node:assert/strict";
 import { Oracle } from "../kernels/engines/cpu/oracle.ts";
+import { backward } from "../kernels/gradient.ts";
 import { Graph, type Tensor, Variable } from "../kernels/graph.ts";
+import { linearCrossEntropy } from "../kernels/ops/cross_entropy/op.ts";
 import { fold } from "../kernels/ops/fold/op.ts";
 import { map } from "../kernels/ops/map/op.ts";
 import { matmul } from "../kernels/ops/matmul/op.ts";
@@ -54,7 +56,10 @@ for (const recompute of [true, false]) {
 
 const M = 10, C = 24;
 
-/** Mixes, of which one is only multiplied, one is folded as well, and one is also added up; and a map that is only multiplied. */
+/**
+ * Mixes, of which one is only multiplied, one is folded as well, and one is also added up; a map that is only multiplied; and the
+ * gradient of logits, which is that too.
+ */
 function program(rounds: "f16" | undefined) {
   const graph = new Graph(), random = randomNumbers(3), content = new Map<Variable, ArrayBufferView>();
   const input = (name: string, shape: number[]) => {
@@ -76,12 +81,17 @@ function program(rounds: "f16" | undefined) {
   give(fold(graph, two!, 8));
   give(map(graph, [three!, x], (a, b) => a.add(b)));
   give(matmul(graph, map(graph, [x], (x) => x.mul(x)), w, { transposeB: true }));
+  const targets = new Variable("targets", [M, 1], "i32"), weights = input("weights", [M, 1]);
+  content.set(targets, Int32Array.from({ length: M }, (_, m) => m));
+  const loss = linearCrossEntropy(graph, x, w, graph.use(targets), weights);
+  give(loss);
+  give(backward(graph, loss, [x])[0]!);
   return { program: compile(graph, { rounds, operands: 16 }), content, results };
 }
 
 testOnEngines("written in f16 + mixes and a map: by engines as by the oracle", async (engine) => {
   const { program: halved, content, results } = program("f16");
-  assert.equal(halvesOf(halved).length, 3);
+  assert.equal(halvesOf(halved).length, 4);
   const run = async (on: typeof engine) => {
     content.forEach((bytes, variable) => on.allocate(variable, bytes));
     try {

@@ -1,13 +1,14 @@
 // One workgroup a row: in one pass the largest logit with its first index and the sum of exponentials (rescaled when a larger
 // logit turns up), then loss and gradient. Declared before this text: LANES; Element, one number or COUNT of them; and for an
-// element its largest number, the place of that, its i-th number, the sum, and 1 where its place in the row is a given one.
+// element its largest number, the place of that, its i-th number, the sum, and 1 where its place in the row is a given one; Stored
+// and stored(Element), as which gradients are written.
 struct Parameters { rows: u32, V: u32, l2: f32 }                        // V in elements
 @group(0) @binding(0) var<uniform> p: Parameters;
 @group(0) @binding(1) var<storage, read> logits: array<Element>;        // (M, V)
 @group(0) @binding(2) var<storage, read> targets: array<i32>;           // (M)
 @group(0) @binding(3) var<storage, read> weights: array<f32>;           // (M)
 @group(0) @binding(4) var<storage, read_write> loss: array<f32>;        // (M)
-@group(0) @binding(5) var<storage, read_write> d_logits: array<Element>; // (M, V)
+@group(0) @binding(5) var<storage, read_write> d_logits: array<Stored>; // (M, V)
 var<workgroup> largest: array<f32, LANES>;
 var<workgroup> first: array<u32, LANES>;                                // index of the largest
 var<workgroup> sums: array<f32, LANES>;                                 // of exp(logit - largest)
@@ -61,6 +62,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     var slope = exp(logits[start + i] - most) / sum;
     slope -= chosen(i, target_index);
     slope += chosen(i, place) * (p.l2 * most);
-    d_logits[start + i] = select(weight * slope, Element(), weight == 0.0);
+    d_logits[start + i] = stored(select(weight * slope, Element(), weight == 0.0));
   }
 }

@@ -34,14 +34,16 @@ const crossEntropyOp: Op<CrossEntropyAttributes> = {
     }
     return [{ shape: [logits!.rows, 1], dtype: "f32" }, { shape: logits!.shape, dtype: "f32" }];
   },
+  writesHalves: ({ inputs: [logits] }) => logits!.width % 4 === 0 ? [1] : [],
   units: ({ inputs }) => inputs[0]!.rows,
   cpu({ attributes: { l2 }, inputs, memory: [logits, targets, weights, loss, d], start, end }) {
     const V = inputs[0]!.width;
+    const put = d instanceof Uint16Array ? new Float16Array(d.buffer, d.byteOffset, d.length) : d!;
     for (let m = start; m < end; m++) {
       const at = m * V, weight = weights![m]!, target = targets![m]!;
       if (weight === 0) {
         loss![m] = 0;
-        d!.fill(0, at, at + V);
+        put.fill(0, at, at + V);
         continue;
       }
       let best = 0;
@@ -54,14 +56,17 @@ const crossEntropyOp: Op<CrossEntropyAttributes> = {
         let slope = Math.exp(logits![at + i]! - max) / sum;
         if (i === target) slope -= 1;
         if (i === best) slope += l2 * max;
-        d![at + i] = weight * slope;
+        put[at + i] = weight * slope;
       }
     }
   },
-  webgpu({ attributes: { l2 }, inputs }, limits) {
+  webgpu({ attributes: { l2 }, inputs, outputs }, limits) {
     const { rows, width } = inputs[0]!, { count } = stride(width);
+    const stored = outputs[1]!.dtype === "f16"
+      ? "alias Stored = vec2<u32>;\nfn stored(x: Element) -> Stored { return vec2(pack2x16float(x.xy), pack2x16float(x.zw)); }"
+      : "alias Stored = Element;\nfn stored(x: Element) -> Stored { return x; }";
     return [{
-      wgsl: `${count === 4 ? FOURS : ONES}\nconst LANES = ${width > 4096 ? 256 : 64}u;\n${shader}`,
+      wgsl: `${count === 4 ? FOURS : ONES}\n${stored}\nconst LANES = ${width > 4096 ? 256 : 64}u;\n${shader}`,
       uniforms: [rows, width / count, float(l2)],
       bindings: [0, 1, 2, 3, 4].map((operand) => ({ operand })),
       workgroups: grid(rows, limits),
@@ -95,6 +100,8 @@ fn chosen(i: u32, place: u32) -> Element { return select(0.0, 1.0, i == place); 
 
 /** Bytes of logits that one slice of rows takes, where that is at least {@link LEAST_SHARE} of the rows. */
 const SLICE_BYTES = 32 * 1024 * 1024;
+/** The same of a head with rows so short that products of few rows of logits leave a GPU idle. */
+const SLICE_BYTES_OF_SHORT = 64 * 1024 * 1024, SHORT = 1024;
 /** Products of few rows leave a GPU idle, so many rows are walked in few slices: of a large batch this is little memory. */
 const LEAST_SHARE = 1 / 8;
 
@@ -117,7 +124,8 @@ export function linearCrossEntropy(
   options: { l2?: number; headTrains?: boolean } = {},
 ): Tensor {
   const M = hidden.rows, V = head.rows;
-  const rows = Math.max(1, Math.min(M, Math.floor(Math.max(SLICE_BYTES / (V * 4), M * LEAST_SHARE))));
+  const sliceBytes = hidden.width > SHORT ? SLICE_BYTES : SLICE_BYTES_OF_SHORT;
+  const rows = Math.max(1, Math.min(M, Math.floor(Math.max(sliceBytes / (V * 4), M * LEAST_SHARE))));
   const losses: Tensor[] = [], dHidden: Tensor[] = [];
   let dHead: Tensor | undefined;
   for (let first = 0; first < M; first += rows) {

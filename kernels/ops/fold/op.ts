@@ -31,7 +31,7 @@ function widthOp(
       return [{ shape: [inputs[0]!.rows, width], dtype: "f32" }];
     },
     gradient: ({ graph, inputs: [x], dOutputs: [d] }) => [inverse(graph, d!, x!.width)],
-    halves: ({ inputs: [x] }) => x!.width % 8 === 0 ? [0] : [],
+    readsHalves: ({ inputs: [x] }) => x!.width % 8 === 0 ? [0] : [],
     units: ({ outputs }) => outputs[0]!.rows,
     cpu({ attributes: { width }, inputs, memory, start, end }) {
       const K = inputs[0]!.width, x = widened(memory[0]!, inputs[0]!.dtype), out = memory[1]!;

@@ -120,6 +120,7 @@ export const mapOp: Op<MapAttributes> = {
     });
   },
   reads: ({ attributes }) => inputsOf(attributes),
+  writesHalves: ({ outputs }) => [...outputs.keys()],
   units: ({ outputs }) => outputs[0]!.size,
   cpu(call) {
     const { inputs, start, end } = call;

@@ -131,7 +131,7 @@ export const matmulOp: Op<MatmulAttributes> = {
       : matmul(graph, a!, d!, { transposeA: !transposeA });
     return [da, db, wanted[2] ? d : undefined];
   },
-  halves({ inputs: [a, b] }) {
+  readsHalves({ inputs: [a, b] }) {
     const onUnits = a!.width % 8 === 0 && b!.width % 8 === 0;
     return onUnits ? [0, 1] : [];
   },

@@ -23,7 +23,7 @@ const MIXES_A_PASS = 3;
 const range = (n: number) => Array.from({ length: n }, (_, i) => i);
 
 /** inputs: x, mixes…, carried?; outputs may be in f16 where C is a multiple of four. */
-export const tokenShiftOp: Op<ShiftAttributes> = {
+const tokenShiftOp: Op<ShiftAttributes> = {
   name: "tokenShift",
   outputs(inputs, { T, mixes }) {
     requireF32("tokenShift", inputs);
@@ -55,6 +55,20 @@ export const tokenShiftOp: Op<ShiftAttributes> = {
       }
     }
     return gradients;
+  },
+  writesHalves: ({ inputs: [x], outputs }) => x!.width % 4 === 0 ? [...outputs.keys()] : [],
+  joined(one, other) {
+    const { T, mixes } = one.attributes, more = other.attributes.mixes;
+    const [x, carried] = [0, mixes + 1].map((i) => one.inputs[i]);
+    const isAlike = x === other.inputs[0] && carried === other.inputs[more + 1] && T === other.attributes.T;
+    if (!isAlike) return undefined;
+    const given = [...one.inputs.slice(1, mixes + 1), ...other.inputs.slice(1, more + 1)];
+    return {
+      ...one,
+      attributes: { T, mixes: mixes + more },
+      inputs: [x!, ...given, ...(carried ? [carried] : [])],
+      outputs: [...one.outputs, ...other.outputs],
+    };
   },
   units: ({ inputs }) => inputs[0]!.rows,
   cpu({ attributes: { T, mixes }, inputs, memory, start, end }) {
