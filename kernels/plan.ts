@@ -77,6 +77,8 @@ export const LEAST_OPERANDS = 8;
 
 /** The part of its memory by which a program may grow that makes fewer weights: no more is alive at once, but slots may fit worse. */
 const MORE_FOR_REUSE = 1 / 128;
+/** The part of its nodes that has to be saved by that: planning once more takes time too. */
+const LEAST_GAIN = 1 / 100;
 
 /**
  * Plans the nodes of a graph into a program. Nodes that update no variable, directly or through others, are left out.
@@ -114,7 +116,7 @@ export function compile(
   };
   // Both are laid out, as how well values fill the slots is not known before.
   const plain = finished(smallest), fewer = joinsFolds ? reuseWeights(smallest) : smallest;
-  if (fewer.length === smallest.length) return plain;
+  if (smallest.length - fewer.length < LEAST_GAIN * smallest.length) return plain;
   const reusing = finished(fewer);
   return reusing.workspaceBytes <= (1 + MORE_FOR_REUSE) * plain.workspaceBytes ? reusing : plain;
 }

@@ -52,7 +52,12 @@ for (const recompute of [true, false]) {
       const wanted = await gradients(new Oracle()), rounding = await gradients(new RoundingOracle());
       const plain = await keeping(engine, undefined, () => gradients(engine));
       const kept = await keeping(engine, "f16", () => gradients(engine));
-      assert.equal(kept.loss, plain.loss);
+      // Where products round, what a fold reads is rounded too, if nothing reads it that needs more: it may be so in one of the two.
+      const folds = engine.rounds !== undefined && ["bone", "bat_row", "bat_col"].includes(kind);
+      assert.ok(
+        Math.abs(kept.loss / plain.loss - 1) <= (folds ? 2 ** -11 : 0),
+        `${kept.loss}, ${plain.loss}`,
+      );
       let changed = 0;
       for (const [name, values] of wanted.gradients) {
         const [before, error, usual] = [plain, kept, rounding].map(({ gradients }) =>
