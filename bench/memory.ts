@@ -58,7 +58,7 @@ class Ledger implements Engine {
   readonly scratch = true;
   readonly operands: number;
   readonly joinsFolds: "f32" | "f16" | undefined;
-  readonly keeps: "f16" | undefined;
+  readonly keeps: "f32" | "f16" | undefined;
   readonly rounds: "f16" | undefined;
   readonly limits;
   allocatedBytes = 0;

@@ -31,8 +31,8 @@ export interface Engine {
   readonly scratch: boolean;
   /** Storage of weights that it makes so that there are fewer products (`folds.ts`); not given where that is no gain. */
   readonly joinsFolds?: "f32" | "f16" | undefined;
-  /** Storage of values that a forward pass leaves for the backward pass (`kept.ts`); f32 where it is not given. */
-  readonly keeps?: "f16" | undefined;
+  /** Storage of what a forward pass leaves for the backward pass (`kept.ts`); where it is not given, all is left as it is. */
+  readonly keeps?: "f32" | "f16" | undefined;
   /** Storage to which products round what they multiply, so that it is written in that (`halves.ts`), if they do. */
   readonly rounds?: "f16" | undefined;
   /** What one shader may be given; not there where there are no shaders. */

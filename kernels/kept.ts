@@ -1,6 +1,6 @@
 /**
- * What the forward pass leaves for the backward pass takes half the memory: it is kept in f16, for engines whose products round
- * their operands to that anyway, or is not kept at all where it is cheap to compute again from what is kept.
+ * What the forward pass leaves for the backward pass takes less memory: it is not kept where it is cheap to compute again from what is
+ * kept, which changes no bit, and what is kept is so in f16 for engines whose products round their operands to that anyway.
  *
  * Eleven digits of a value do for a gradient; bf16's eight would not, and no activation of a model comes near the end of f16's
  * range: what does becomes infinite, and shows in the norm of the gradients. Losses do not change, as the forward pass goes on with
@@ -32,8 +32,9 @@ function copied(from: Tensor, to: Tensor): Node {
  * The same computation with less that is kept.
  * @param nodes in the order in which they run
  * @param loss where the forward pass ends and the backward pass begins
+ * @param storage of what is kept
  */
-export function keepLess(nodes: readonly Node[], loss: Tensor): Node[] {
+export function keepLess(nodes: readonly Node[], loss: Tensor, storage: "f32" | "f16"): Node[] {
   const end = 1 + nodes.findIndex(({ outputs }) => outputs.includes(loss));
   const forward = nodes.slice(0, end), backward = nodes.slice(end);
   const producers = new Map(forward.flatMap((node) => node.outputs.map((t) => [t, node] as const)));
@@ -55,32 +56,31 @@ export function keepLess(nodes: readonly Node[], loss: Tensor): Node[] {
 
   /** Nodes that compute again what is not kept, by what they compute. */
   const again = new Map<Tensor, Node>();
-  const halves = new Map<Tensor, Tensor>();
+  /** What is kept, by what it is kept of. */
+  const kept = new Map<Tensor, Tensor>();
   for (const node of forward) {
     const large = node.outputs.filter((t) => crossing.has(t) && isLarge(t));
     if (!large.length) continue;
     const isKnown = (t: Tensor) =>
-      t.variable
-        ? !updated.has(ownerOf(t))
-        : halves.has(t) || again.has(t) || !isLarge(t) && t.dtype === "f32";
+      t.variable ? !updated.has(ownerOf(t)) : kept.has(t) || again.has(t) || !isLarge(t) && t.dtype === "f32";
     const read = inputsRead(node);
     if (isCheap(node) && read.some((t) => !t.variable) && read.every(isKnown)) {
       for (const t of node.outputs) if (crossing.has(t)) again.set(t, node);
-    } else for (const t of large) halves.set(t, new Tensor(t.shape, "f16"));
+    } else for (const t of large) kept.set(t, storage === "f32" ? t : new Tensor(t.shape, storage));
   }
   return [
     ...forward.flatMap((node) => [
       node,
-      ...node.outputs.flatMap((t) => halves.has(t) ? [copied(t, halves.get(t)!)] : []),
+      ...node.outputs.flatMap((t) => kept.has(t) && kept.get(t) !== t ? [copied(t, kept.get(t)!)] : []),
     ]),
-    ...reading(backward, halves, again),
+    ...reading(backward, kept, again),
   ];
 }
 
 /** The backward pass, reading what is kept. */
 function reading(
   backward: readonly Node[],
-  halves: ReadonlyMap<Tensor, Tensor>,
+  kept: ReadonlyMap<Tensor, Tensor>,
   again: ReadonlyMap<Tensor, Node>,
 ): Node[] {
   const result: Node[] = [];
@@ -88,21 +88,21 @@ function reading(
   const known = (t: Tensor, reader: Node): Tensor => {
     const made = remade.get(t);
     if (made) return made;
-    const node = again.get(t), half = halves.get(t);
+    const node = again.get(t), stored = kept.get(t) ?? t;
     if (node) {
       const outputs = node.outputs.map(({ shape, dtype }) => new Tensor(shape, dtype));
       put({ ...node, outputs, block: undefined });
       node.outputs.forEach((t, i) => again.has(t) && remade.set(t, outputs[i]!));
       return remade.get(t)!;
     }
-    if (!half || reader.op === mapOp) return half ?? t;
+    if (stored === t || reader.op === mapOp) return stored;
     const last = wide.get(t);
     if (last && result.length - last.at <= NEAR) {
       last.at = result.length;
       return last.t;
     }
     const widened = new Tensor(t.shape, "f32");
-    result.push(copied(half, widened));
+    result.push(copied(stored, widened));
     wide.set(t, { t: widened, at: result.length });
     return widened;
   };

@@ -86,7 +86,7 @@ const LEAST_GAIN = 1 / 100;
  * @param options.scratch whether scratch has a place; an engine has this
  * @param options.joinsFolds the storage of weights that are made so that there are fewer products, if they are; an engine has this
  * @param options.rounds storage to which products round what they multiply, if they do; an engine has this
- * @param options.keeps storage of what a forward pass leaves for the backward pass, if not f32; an engine has this
+ * @param options.keeps storage of what a forward pass leaves for the backward pass, with what is cheap left out; an engine has this
  * @param options.limits what one shader may be given, where there are shaders; an engine has this
  * @param options.fused false to keep elementwise nodes as they were made
  */
@@ -96,7 +96,7 @@ export function compile(
     readonly operands?: number | undefined;
     readonly scratch?: boolean | undefined;
     readonly joinsFolds?: "f32" | "f16" | undefined;
-    readonly keeps?: "f16" | undefined;
+    readonly keeps?: "f32" | "f16" | undefined;
     readonly rounds?: "f16" | undefined;
     readonly limits?: DeviceLimits | undefined;
     readonly fused?: boolean;
@@ -107,8 +107,8 @@ export function compile(
   const needed = liveNodes(graph.nodes);
   const joined = joinsFolds ? liveNodes(joinFolds(needed, joinsFolds)) : needed;
   const live = updatedEarly(addInProducts(joined));
-  const kept = keeps && graph.loss ? liveNodes(readHalves(keepLess(live, graph.loss))) : live;
-  const smallest = keeps && graph.loss ? remakeAtWorst(kept, graph.loss) : kept;
+  const kept = keeps && graph.loss ? liveNodes(readHalves(keepLess(live, graph.loss, keeps))) : live;
+  const smallest = keeps === "f16" && graph.loss ? remakeAtWorst(kept, graph.loss) : kept;
   const finished = (nodes: readonly Node[]): Program => {
     const fewest = fused ? fuse(nodes, operands) : nodes;
     const stored = rounds ? writeHalves(fewest) : fewest;

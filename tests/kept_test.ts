@@ -1,10 +1,11 @@
 /**
  * What is kept for the backward pass in f16, or computed again: the same losses, gradients that are as good, half the memory, and
- * nothing that is not finite in silence.
+ * nothing that is not finite in silence; and in f32, without a bit that changes.
  *
  * @module
  */
 import assert from "node:assert/strict";
+import { CpuEngine } from "../kernels/engines/cpu/engine.ts";
 import type { Engine } from "../kernels/engine.ts";
 import { Oracle } from "../kernels/engines/cpu/oracle.ts";
 import { backward } from "../kernels/gradient.ts";
@@ -34,13 +35,15 @@ const TOLERANCE = 2e-3;
  */
 const SHARE_OF_USUAL = 0.7;
 
-/** An engine as it would be if it kept values in f16, or did not, while `body` runs. */
-async function keeping<T>(engine: Engine, keeps: "f16" | undefined, body: () => Promise<T>): Promise<T> {
+/** An engine as it would be if it kept values in this storage, or all as they are, while `body` runs. */
+async function keeping<T>(engine: Engine, keeps: Engine["keeps"], body: () => Promise<T>): Promise<T> {
+  const own = Object.getOwnPropertyDescriptor(engine, "keeps");
   Object.defineProperty(engine, "keeps", { value: keeps, configurable: true });
   try {
     return await body();
   } finally {
     delete (engine as { keeps?: unknown }).keeps;
+    if (own) Object.defineProperty(engine, "keeps", own);
   }
 }
 
@@ -71,6 +74,30 @@ for (const recompute of [true, false]) {
     }, HERE);
   }
 }
+
+for (const kind of GOLDEN_KINDS) {
+  Deno.test(`kept in f32 + golden ${kind} on a processor: no bit of a gradient changes`, async () => {
+    const engine = new CpuEngine({ workers: 2 });
+    try {
+      const [plain, kept] = [
+        await keeping(engine, undefined, () => goldenRun(engine, kind, false)),
+        await keeping(engine, "f32", () => goldenRun(engine, kind, false)),
+      ];
+      assert.deepEqual(kept, plain);
+    } finally {
+      engine.dispose();
+    }
+  });
+}
+
+Deno.test("kept in f32 + a training step: less memory, as what is cheap is computed again", () => {
+  using model = smallModel(new Oracle());
+  const graph = trainingGraph(model, { adapter: true, recompute: false, T: 64 });
+  const [plain, kept] = ([undefined, "f32"] as const).map((keeps) =>
+    compile(graph, { keeps, operands: 32 }).workspaceBytes
+  );
+  assert.ok(kept! < plain!, `${kept} of ${plain}`);
+});
 
 Deno.test("kept in f16 + a training step: half of what is kept in f32 where blocks are recomputed, less where not", () => {
   using model = smallModel(new Oracle());

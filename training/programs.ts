@@ -118,7 +118,7 @@ export class Programs {
   constructor(options: ProgramOptions) {
     const { model, B, T, packed = false, shorter = [] } = options;
     this.#engine = model.engine;
-    const divides = this.#engine.keeps !== undefined && !options.carried;
+    const divides = this.#engine.keeps === "f16" && !options.carried;
     const parts = options.parts ?? (divides ? partsOf(B, T, model.config.channels) : 1), rows = B / parts;
     this.#feed = new Feed(rows * T, packed);
     this.#seed = options.seed;

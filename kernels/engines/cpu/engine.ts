@@ -68,6 +68,7 @@ export class CpuEngine implements Engine {
   readonly operands = 32;
   readonly scratch = false;
   readonly joinsFolds = "f32";
+  readonly keeps = "f32";
 
   get allocatedBytes(): number {
     const outside = this.#outside.values().reduce((sum, { byteLength }) => sum + byteLength, 0);
