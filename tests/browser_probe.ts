@@ -273,7 +273,12 @@ const journeys: Record<string, () => Promise<void>> = {
     await page.waitForURL(/\/runs\/done$/);
     await page.locator("#samples .passage").first().waitFor();
     await until(/^Loss by step/);
-    await page.keyboard.press("Home");
+    // A chart that is drawn anew just then does not hear the key.
+    for (let tries = 0; tries < 10 && !await text(page, "#loss .reading"); tries++) {
+      if (!/^Loss by step/.test(await focused())) await until(/^Loss by step/);
+      await page.keyboard.press("Home");
+      await page.waitForTimeout(100);
+    }
     await shows(page, "#loss .reading", /^step 0 · .*held-out text \d/);
     await page.keyboard.press("ArrowRight");
     await shows(page, "#loss .reading", /^step 1 · each step \d/);
