@@ -14,7 +14,9 @@ export function readHalves(nodes: readonly Node[]): Node[] {
     if (op !== mapOp) continue;
     (attributes as MapAttributes).results.forEach(({ form }, k) => {
       const from = form.kind === "input" ? inputs[form.index]! : undefined, to = outputs[k]!;
-      if (from?.dtype === "f16" && from.shape.join() === to.shape.join()) originals.set(to, from);
+      // A variable may be another by the time that the copy is read.
+      const isValue = from?.dtype === "f16" && !from.variable;
+      if (isValue && from.shape.join() === to.shape.join()) originals.set(to, from);
     });
   }
   return nodes.map((node) => {

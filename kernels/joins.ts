@@ -23,9 +23,8 @@ export function joinAlike(nodes: readonly Node[], operands: number): Node[] {
   const most = alive.reduce((a, b) => Math.max(a, b), 0);
   const madeAt = new Map(nodes.flatMap(({ outputs }, at) => outputs.map((t) => [t, at] as const)));
 
-  /** Whether the node at `at` may run at `to`, before that. */
-  const mayMove = (node: Node, at: number, to: number) => {
-    const more = node.outputs.reduce((sum, t) => sum + bytesOf(t), 0);
+  /** Whether the node at `at`, with results of `more` bytes, may run at `to`, before that. */
+  const mayMove = (node: Node, more: number, at: number, to: number) => {
     if (alive.slice(to, at).some((bytes) => bytes + more > most)) return false;
     return inputsRead(node).every((t) => {
       const { of: { variable } } = viewOf(views, t);
@@ -38,12 +37,12 @@ export function joinAlike(nodes: readonly Node[], operands: number): Node[] {
 
   nodes.forEach((node, at) => {
     if (!node.op.joined) return;
+    const more = node.outputs.reduce((sum, t) => sum + bytesOf(t), 0);
     for (let to = at - 1; to >= Math.max(0, at - NEAR); to--) {
       const before = list[to], one = before?.op === node.op ? node.op.joined(before, node) : undefined;
-      if (!one || one.inputs.length + one.outputs.length > operands || !mayMove(node, at, to)) continue;
+      if (!one || one.inputs.length + one.outputs.length > operands || !mayMove(node, more, at, to)) continue;
       list[to] = one;
       list[at] = undefined;
-      const more = node.outputs.reduce((sum, t) => sum + bytesOf(t), 0);
       for (let i = to; i < at; i++) alive[i]! += more;
       return;
     }

@@ -238,6 +238,18 @@ export function unrolled(wgsl: string, bound: string, count: number): string {
   );
 }
 
+/** WGSL of four numbers, by name, as two words of halves. */
+export function wgslHalves(four: string): string {
+  return `vec2(pack2x16float(${four}.xy), pack2x16float(${four}.zw))`;
+}
+
+/** Processor memory of a result, f32 or f16, as numbers to write to. */
+export function writable(memory: NumberArray): Float32Array | Float64Array | Float16Array {
+  return memory instanceof Uint16Array
+    ? new Float16Array(memory.buffer, memory.byteOffset, memory.length)
+    : memory as Float32Array | Float64Array;
+}
+
 /** Reads element `i` of processor memory as a number, whatever its storage. */
 export function widened(memory: NumberArray, dtype: StorageType): Float32Array | Float64Array | Int32Array {
   if (!(memory instanceof Uint16Array)) return memory;

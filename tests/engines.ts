@@ -14,6 +14,8 @@ import { type AdapterReport, findAdapter } from "../kernels/engines/webgpu/devic
 import { dawnProvider } from "../kernels/engines/webgpu/dawn.ts";
 import { denoProvider } from "../kernels/engines/webgpu/deno.ts";
 import { WebGpuEngine } from "../kernels/engines/webgpu/engine.ts";
+import type { Variable } from "../kernels/graph.ts";
+import type { Program } from "../kernels/plan.ts";
 
 /** An adapter; undefined where there is none. Each gives one device, as WebGPU has it. */
 export function adapter(): Promise<AdapterReport | undefined> {
@@ -99,6 +101,25 @@ export function testOnEngines(
 Deno.test.afterAll(async () => {
   for (const engine of opened.values()) (await engine.catch(() => undefined))?.dispose();
 });
+
+/** What a program leaves in `results`, of variables with this content that are there while it runs. */
+export async function resultsOf(
+  engine: Engine,
+  program: Program,
+  content: ReadonlyMap<Variable, ArrayBufferView>,
+  results: readonly Variable[],
+): Promise<Float32Array[]> {
+  content.forEach((bytes, variable) => engine.allocate(variable, bytes));
+  try {
+    using executable = await engine.load(program);
+    executable.run();
+    const found: Float32Array[] = [];
+    for (const result of results) found.push(await engine.read(result));
+    return found;
+  } finally {
+    content.forEach((_, variable) => engine.free(variable));
+  }
+}
 
 /** Normalised error ‖a − b‖ / ‖b‖; ‖a‖ where b is zero. NaN where anything is. */
 export function relativeError(a: ArrayLike<number>, b: ArrayLike<number>): number {

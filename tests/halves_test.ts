@@ -15,7 +15,7 @@ import { tokenShift } from "../kernels/ops/token_shift/op.ts";
 import { assign } from "../kernels/ops/update/op.ts";
 import { compile, type Program } from "../kernels/plan.ts";
 import { contentOf, uniform } from "./conformance.ts";
-import { randomNumbers, relativeError, testOnEngines, toleranceOn } from "./engines.ts";
+import { randomNumbers, relativeError, resultsOf, testOnEngines, toleranceOn } from "./engines.ts";
 import { RoundingOracle } from "./rounding_oracle.ts";
 import { GOLDEN_KINDS, goldenRun } from "./small_model.ts";
 
@@ -92,19 +92,10 @@ function program(rounds: "f16" | undefined) {
 testOnEngines("written in f16 + mixes and a map: by engines as by the oracle", async (engine) => {
   const { program: halved, content, results } = program("f16");
   assert.equal(halvesOf(halved).length, 4);
-  const run = async (on: typeof engine) => {
-    content.forEach((bytes, variable) => on.allocate(variable, bytes));
-    try {
-      using executable = await on.load(halved);
-      executable.run();
-      const found: Float32Array[] = [];
-      for (const result of results) found.push(await on.read(result));
-      return found;
-    } finally {
-      content.forEach((_, variable) => on.free(variable));
-    }
-  };
-  const [wanted, got] = [await run(new Oracle()), await run(engine)];
+  const [wanted, got] = [
+    await resultsOf(new Oracle(), halved, content, results),
+    await resultsOf(engine, halved, content, results),
+  ];
   wanted.forEach((values, i) => {
     // WGSL leaves open to which of its two neighbours in f16 a value is rounded: they are up to 2⁻¹⁰ of it apart.
     const error = relativeError(got[i]!, values), allowed = toleranceOn(engine, 1e-3);

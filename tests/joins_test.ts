@@ -5,7 +5,6 @@
  */
 import assert from "node:assert/strict";
 import { Oracle } from "../kernels/engines/cpu/oracle.ts";
-import type { Engine } from "../kernels/engine.ts";
 import { Graph, type StorageType, type Tensor, Variable } from "../kernels/graph.ts";
 import { addTile } from "../kernels/ops/add_tile/op.ts";
 import { map } from "../kernels/ops/map/op.ts";
@@ -13,7 +12,7 @@ import { tokenShift } from "../kernels/ops/token_shift/op.ts";
 import { accumulate, assign } from "../kernels/ops/update/op.ts";
 import { compile, type Program } from "../kernels/plan.ts";
 import { contentOf, stored, uniform } from "./conformance.ts";
-import { randomNumbers, relativeError, testOnEngines, toleranceOn } from "./engines.ts";
+import { randomNumbers, relativeError, resultsOf, testOnEngines, toleranceOn } from "./engines.ts";
 
 const LIMITS = { bindingBytes: 2 ** 27, workgroups: 65535, workgroupBytes: 16384 };
 const count = ({ nodes }: Program, name: string) => nodes.filter(({ op }) => op.name === name).length;
@@ -36,19 +35,6 @@ function subject() {
       assign(graph, result, map(graph, [t], (x) => x.mul(2)));
     },
   };
-}
-
-async function run(engine: Engine, program: Program, { content, results }: ReturnType<typeof subject>) {
-  content.forEach((bytes, variable) => engine.allocate(variable, bytes));
-  try {
-    using executable = await engine.load(program);
-    executable.run();
-    const found: Float32Array[] = [];
-    for (const result of results) found.push(await engine.read(result));
-    return found;
-  } finally {
-    content.forEach((_, variable) => engine.free(variable));
-  }
 }
 
 /** Three weights of one shape and one of another, each with its tile. */
@@ -83,7 +69,9 @@ for (const [op, what, made, before, after] of SUBJECTS) {
     const alone = compile(made.graph), joined = compile(made.graph, { operands: 16, limits: LIMITS });
     assert.deepEqual([alone, joined].map((program) => count(program, op)), [before, after]);
     if (engine.operands < 16) return;
-    const [wanted, got] = [await run(new Oracle(), alone, made), await run(engine, joined, made)];
+    const { content, results } = made;
+    const wanted = await resultsOf(new Oracle(), alone, content, results);
+    const got = await resultsOf(engine, joined, content, results);
     wanted.forEach((values, i) => {
       // WGSL leaves open to which of its two neighbours in f16 a sum is rounded: they are up to 2⁻¹⁰ of it apart.
       const error = relativeError(got[i]!, values);

@@ -13,7 +13,7 @@ import { matmul } from "../kernels/ops/matmul/op.ts";
 import { assign } from "../kernels/ops/update/op.ts";
 import { compile, type Program } from "../kernels/plan.ts";
 import { contentOf, stored, uniform } from "./conformance.ts";
-import { randomNumbers, relativeError, testOnEngines, toleranceOn } from "./engines.ts";
+import { randomNumbers, relativeError, resultsOf, testOnEngines, toleranceOn } from "./engines.ts";
 
 /** What f32 arithmetic may differ by. */
 const TOLERANCE = 2e-6;
@@ -72,21 +72,13 @@ function programOf(
   return { program: compile(graph), content, result };
 }
 
-async function resultOf(
+/** The one result of a program. */
+const resultOf = async (
   engine: Engine,
   program: Program,
   content: Map<Variable, ArrayBufferView>,
   result: Variable,
-) {
-  content.forEach((bytes, variable) => engine.allocate(variable, bytes));
-  try {
-    using executable = await engine.load(program);
-    executable.run();
-    return await engine.read(result);
-  } finally {
-    content.forEach((_, variable) => engine.free(variable));
-  }
-}
+) => (await resultsOf(engine, program, content, [result]))[0]!;
 
 for (const product of PRODUCTS) {
   const { M, N, K, ...how } = product;

@@ -11,7 +11,7 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { float, grid, type Op, requireF32, shapeError, stride } from "../../op.ts";
+import { float, grid, type Op, requireF32, shapeError, stride, wgslHalves, writable } from "../../op.ts";
 import { constant } from "../map/op.ts";
 import { matmul } from "../matmul/op.ts";
 import { precomputed } from "../precomputed/op.ts";
@@ -38,7 +38,7 @@ const crossEntropyOp: Op<CrossEntropyAttributes> = {
   units: ({ inputs }) => inputs[0]!.rows,
   cpu({ attributes: { l2 }, inputs, memory: [logits, targets, weights, loss, d], start, end }) {
     const V = inputs[0]!.width;
-    const put = d instanceof Uint16Array ? new Float16Array(d.buffer, d.byteOffset, d.length) : d!;
+    const put = writable(d!);
     for (let m = start; m < end; m++) {
       const at = m * V, weight = weights![m]!, target = targets![m]!;
       if (weight === 0) {
@@ -63,7 +63,8 @@ const crossEntropyOp: Op<CrossEntropyAttributes> = {
   webgpu({ attributes: { l2 }, inputs, outputs }, limits) {
     const { rows, width } = inputs[0]!, { count } = stride(width);
     const stored = outputs[1]!.dtype === "f16"
-      ? "alias Stored = vec2<u32>;\nfn stored(x: Element) -> Stored { return vec2(pack2x16float(x.xy), pack2x16float(x.zw)); }"
+      ? "alias Stored = vec2<u32>;\nfn stored(x: Element) -> Stored { return " +
+        `${wgslHalves("x")}; }`
       : "alias Stored = Element;\nfn stored(x: Element) -> Stored { return x; }";
     return [{
       wgsl: `${count === 4 ? FOURS : ONES}\n${stored}\nconst LANES = ${width > 4096 ? 256 : 64}u;\n${shader}`,

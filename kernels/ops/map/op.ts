@@ -17,6 +17,7 @@ import {
   shapeError,
   stride,
   wgslFours,
+  wgslHalves,
   wgslReader,
   widened,
 } from "../../op.ts";
@@ -173,9 +174,7 @@ export const mapOp: Op<MapAttributes> = {
       ),
       ...(paired ? inPairs(statements, results, halves, size) : [forEachElement([
         ...statements,
-        ...results.map((r, k) =>
-          `out${k}[i] = ${halves[k] ? `vec2(pack2x16float(${r}.xy), pack2x16float(${r}.zw))` : r};`
-        ),
+        ...results.map((r, k) => `out${k}[i] = ${halves[k] ? wgslHalves(r) : r};`),
       ])]),
     ].join("\n");
     const operands = [...used, ...outputs.map((_, k) => inputs.length + k)];

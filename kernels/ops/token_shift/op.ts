@@ -7,7 +7,16 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { forEachElement, grid, type Op, requireF32, shapeError, stride } from "../../op.ts";
+import {
+  forEachElement,
+  grid,
+  type Op,
+  requireF32,
+  shapeError,
+  stride,
+  wgslHalves,
+  writable,
+} from "../../op.ts";
 import { constant, map, mapAll } from "../map/op.ts";
 import { reduceRows } from "../reduce/op.ts";
 
@@ -75,13 +84,12 @@ const tokenShiftOp: Op<ShiftAttributes> = {
     const C = inputs[0]!.width, x = memory[0]!;
     const carried = inputs[mixes + 1] && memory[mixes + 1];
     for (let i = 0; i < mixes; i++) {
-      const mix = memory[i + 1]!, out = memory[inputs.length + i]!;
-      const put = out instanceof Uint16Array ? new Float16Array(out.buffer, out.byteOffset, out.length) : out;
+      const mix = memory[i + 1]!, out = writable(memory[inputs.length + i]!);
       for (let row = start; row < end; row++) {
         const at = row * C;
         for (let c = 0; c < C; c++) {
           const before = row % T ? x[at + c - C]! : carried ? carried[row / T * C + c]! : 0;
-          put[at + c] = x[at + c]! + (before - x[at + c]!) * mix[c]!;
+          out[at + c] = x[at + c]! + (before - x[at + c]!) * mix[c]!;
         }
       }
     }
@@ -111,7 +119,7 @@ const tokenShiftOp: Op<ShiftAttributes> = {
           ...range(mixes).map((k) => {
             const mixed = `x[i] + change * mix${k}[i % p.C]`;
             return halves[k]
-              ? `{ let y = ${mixed}; out${k}[i] = vec2(pack2x16float(y.xy), pack2x16float(y.zw)); }`
+              ? `{ let y = ${mixed}; out${k}[i] = ${wgslHalves("y")}; }`
               : `out${k}[i] = ${mixed};`;
           }),
         ],
