@@ -15,7 +15,7 @@ import { map } from "../kernels/ops/map/op.ts";
 import { extents, matmul, type MatmulAttributes } from "../kernels/ops/matmul/op.ts";
 import { assign } from "../kernels/ops/update/op.ts";
 import { compile } from "../kernels/plan.ts";
-import { rowsNamed, subjects } from "./subject.ts";
+import { batchOf, rowsNamed, subjects } from "./subject.ts";
 
 const { values } = parseArgs({
   options: {
@@ -83,6 +83,8 @@ console.log(
 
 for (const { row, programs } of subjects(rowsNamed(values.rows), engine)) {
   const loaded = await programs.load();
+  // Values as a run has them: how fast some ops are depends on what they read.
+  loaded.accumulate(batchOf(row), row.B * row.T, 0);
   const times = await engine.profile(programs.gradients);
   loaded[Symbol.dispose]();
   const kinds = new Map<string, { count: number; ms: number; bytes: number; flops: number }>();
