@@ -34,22 +34,38 @@ export function invocations({ M, N, blockM, blockN }: Blocking, { lanes }: Matri
 
 /** Bytes of workgroup memory, with room to write ragged blocks from. */
 export function workgroupBytes(blocking: Blocking, layout: Layout, units: MatrixUnits): number {
-  const a = staged(layout.transposeA, blocking.M, blocking.K),
-    b = staged(!layout.transposeB, blocking.N, blocking.K);
+  const staged = slices(blocking, layout).reduce((sum, { rows, stride }) => sum + rows * stride, 0);
   const subgroups = invocations(blocking, units) / units.lanes;
-  return 2 * (a.rows * a.stride + b.rows * b.stride) + 4 * subgroups * units.side ** 2;
+  return 2 * staged + 4 * subgroups * units.side ** 2;
 }
 
-/** Whether the invocations share the reads of both slices evenly. */
-export function sharesReads(blocking: Blocking, { dtypeA, dtype }: Layout, units: MatrixUnits): boolean {
-  const { M, N, K } = blocking, threads = invocations(blocking, units);
-  return M * K % (readWidth(dtypeA) * threads) === 0 && N * K % (readWidth(dtype) * threads) === 0;
+/** Whether the invocations share the reads of both slices evenly: each reads so many rows, at one place of them. */
+export function sharesReads(blocking: Blocking, layout: Layout, units: MatrixUnits): boolean {
+  const threads = invocations(blocking, units);
+  return slices(blocking, layout).every(({ rows, width, dtype }) => {
+    const readers = width / readWidth(dtype);
+    return threads % readers === 0 && rows % (threads / readers) === 0;
+  });
 }
 
-/** The slice of an operand in workgroup memory: rows along K, or K along rows. */
-function staged(rowsAlongK: boolean, extent: number, K: number) {
-  const rows = rowsAlongK ? K : extent, width = rowsAlongK ? extent : K;
-  return { rows, width, stride: width + PADDING };
+/** An operand's slice in workgroup memory. */
+interface Slice {
+  readonly rows: number;
+  readonly width: number;
+  /** Elements from one row to the next. */
+  readonly stride: number;
+  readonly dtype: StorageType;
+  /** Whether its rows follow K, or else its columns do. */
+  readonly rowsAlongK: boolean;
+}
+
+/** Both slices, as they lie in memory. */
+function slices({ M, N, K }: Blocking, { transposeA, transposeB, dtypeA, dtype }: Layout): [Slice, Slice] {
+  const slice = (rowsAlongK: boolean, extent: number, dtype: StorageType): Slice => {
+    const width = rowsAlongK ? extent : K;
+    return { rows: rowsAlongK ? K : extent, width, stride: width + PADDING, dtype, rowsAlongK };
+  };
+  return [slice(transposeA, M, dtypeA), slice(!transposeB, N, dtype)];
 }
 
 /** How 16 bytes of an operand are read, and what they are as f16. */
@@ -80,56 +96,69 @@ export function readWidth(dtype: StorageType): number {
 const times = (count: number, line: (i: number) => string) =>
   Array.from({ length: count }, (_, i) => line(i)).join("\n");
 
-/** An operand as the shader reads it. */
-interface Operand {
-  readonly dtype: StorageType;
-  readonly slice: { readonly rows: number; readonly width: number; readonly stride: number };
-  readonly rowsAlongK: boolean;
-  /** Elements of a row in memory, where slices never reach beyond the operand, so that nothing need be checked. */
-  readonly width: number | undefined;
-  readonly blocks: boolean;
+/** The row of a slice that a thread begins with. */
+function rowOf({ width, dtype }: Slice, threads: number): string {
+  const readers = width / readWidth(dtype), row = `lane / ${readers}u`;
+  // Neighbours store into two rows of 64 bytes at once, which lie in different banks where they are four rows apart.
+  return 2 * width === 64 && threads / readers % 8 === 0
+    ? `((${row}) & ~7u) | (((${row}) >> 1u) & 3u) | (((${row}) & 1u) << 2u)`
+    : row;
+}
+
+/** The statements that bring an operand's slices into registers, and from there into workgroup memory. */
+interface Moves {
+  readonly declarations: string;
+  /** Where a thread reads and stores first, and how far apart it goes on; both are kept, since registers are scarce. */
+  readonly places: string;
+  /** Reads the slice at k0. */
+  fetch(k0: string): string;
+  readonly stage: string;
 }
 
 /**
- * Declares an operand, its slice, and functions for the i-th read of a slice: `<x>_start(i, first)`, where it is in the first
- * slice (of a block, where there are several); `<x>_fetch(i, first, start, k0, last)` reads it in the slice at k0; `<x>_stage(i, w)` puts it into workgroup memory.
+ * @param rowWidth elements of a row in memory, where slices never reach beyond the operand, so that nothing need be checked
+ * @param blocks whether it is one of several of a kind
  */
-function operand(
+function moves(
   x: "a" | "b",
-  binding: number,
-  { dtype, slice, rowsAlongK, width, blocks }: Operand,
-): string {
-  const { type, count, halves } = wide(dtype);
-  const [extent, across] = x === "a" ? ["p.M", "p.a_m"] : ["p.N", "p.b_n"];
-  const along = x === "a" ? "p.a_k" : "p.b_k";
-  const start = (x === "a" ? "p.a_start + " : "") + (blocks ? `block * p.${x}_block + ` : "");
-  const reads = slice.width / count;
-  const row = `i / ${reads}u`, column = `i % ${reads}u * ${count}u`;
-  const [k, outer] = rowsAlongK ? [row, column] : [column, row];
+  slice: Slice,
+  { threads, rowWidth, blocks }: { threads: number; rowWidth: number | undefined; blocks: boolean },
+): Moves {
+  const { rows, width, stride, dtype, rowsAlongK } = slice, { type, count, halves } = wide(dtype);
+  const [first, extent, across, along] = x === "a"
+    ? ["m0", "p.M", "p.a_m", "p.a_k"]
+    : ["n0", "p.N", "p.b_n", "p.b_k"];
+  const known = rowWidth !== undefined;
+  const [byRow, byColumn] = known ? [`${rowWidth}u`, "1u"] : rowsAlongK ? [along, across] : [across, along];
+  const [byFirst, byK] = rowsAlongK ? [byColumn, byRow] : [byRow, byColumn];
+  const readers = width / count, rowsAtOnce = threads / readers;
+  const origin = (x === "a" ? "p.a_start + " : "") + (blocks ? `block * p.${x}_block + ` : "");
+  const reads = (line: (i: number) => string) => times(rows / rowsAtOnce, line);
+  const read = (i: number) => {
+    const at = `from + ${i}u * ${x}_between`, row = `${x}_row + ${i * rowsAtOnce}u`;
+    if (known) return `${x}${i} = ${x}[${at}];`;
+    const [outer, k] = rowsAlongK ? [`${x}_column`, row] : [row, `${x}_column`];
+    return `{ let inside = ${first} + ${outer} < ${extent} && k0 + ${k} < last;
+  ${x}${i} = select(${type}(), ${x}[select(0u, ${at}, inside)], inside); }`;
+  };
   const fours = ["low", "high"].slice(0, count / 4);
-  const known = (index: "outer" | "k") =>
-    width === undefined ? undefined : (index === "k") === rowsAlongK ? `${width}u` : "1u";
-  return `
-@group(0) @binding(${binding}) var<storage, read> ${x}: array<${type}>;
-var<workgroup> ${x}_slice: array<vec4<f16>, ${slice.rows * slice.stride / 4}>;
-fn ${x}_start(i: u32, first: u32${blocks ? ", block: u32" : ""}) -> u32 {
-  return (${start}(first + ${outer}) * ${known("outer") ?? across} + (${k}) * ${
-    known("k") ?? along
-  }) / ${count}u;
-}
-fn ${x}_fetch(i: u32, first: u32, start: u32, k0: u32, last: u32) -> ${type} {
-  ${
-    width === undefined
-      ? `let inside = first + ${outer} < ${extent} && k0 + ${k} < last;
-  return select(${type}(), ${x}[select(0u, start + k0 * ${along} / ${count}u, inside)], inside);`
-      : `return ${x}[start + k0 * ${known("k")} / ${count}u];`
-  }
-}
-fn ${x}_stage(i: u32, w: ${type}) {
-  let at = (${row} * ${slice.stride}u + ${column}) / 4u;
-  ${halves}
-  ${fours.map((four, j) => `${x}_slice[at + ${j}u] = ${four};`).join(" ")}
-}`;
+  return {
+    declarations: `
+@group(0) @binding(${x === "a" ? 1 : 2}) var<storage, read> ${x}: array<${type}>;
+var<workgroup> ${x}_slice: array<vec4<f16>, ${rows * stride / 4}>;`,
+    places: `
+  let ${x}_row = ${rowOf(slice, threads)};
+  let ${x}_column = lane % ${readers}u * ${count}u;
+  let ${x}_start = (${origin}${first} * ${byFirst} + ${x}_row * ${byRow} + ${x}_column * ${byColumn}) / ${count}u;
+  let ${x}_between = ${rowsAtOnce}u * ${byRow} / ${count}u;
+  let ${x}_to = (${x}_row * ${stride}u + ${x}_column) / 4u;
+  ${reads((i) => `var ${x}${i}: ${type};`)}`,
+    fetch: (k0) => `{ let k0 = ${k0}; let from = ${x}_start + k0 * ${byK} / ${count}u;\n${reads(read)} }`,
+    stage: reads((i) =>
+      `{ let w = ${x}${i}; let at = ${x}_to + ${i * rowsAtOnce * stride / 4}u; ${halves}
+  ${fours.map((four, j) => `${x}_slice[at + ${j}u] = ${four};`).join(" ")} }`
+    ),
+  };
 }
 
 /**
@@ -148,16 +177,12 @@ export function matricesShader(
   const part = blocks ? "(group.z / p.blocks)" : "group.z";
   const threads = invocations(blocking, units), across = blocking.N / blocking.blockN;
   const rows = blocking.blockM / side, columns = blocking.blockN / side;
-  const a = staged(layout.transposeA, blocking.M, blocking.K),
-    b = staged(!layout.transposeB, blocking.N, blocking.K);
-  const readsA = a.rows * a.width / readWidth(layout.dtypeA) / threads;
-  const readsB = b.rows * b.width / readWidth(layout.dtype) / threads;
-  const each = (line: (x: "a" | "b", first: string, i: number) => string) =>
-    times(readsA, (i) => line("a", "m0", i)) + "\n" + times(readsB, (i) => line("b", "n0", i));
-  const fetch = (k0: string) =>
-    each((x, first, i) =>
-      `${x}${i} = ${x}_fetch(lane + ${i * threads}u, ${first}, ${x}_start${i}, ${k0}, last);`
-    );
+  const [a, b] = slices(blocking, layout);
+  const [moveA, moveB] = [
+    moves("a", a, { threads, rowWidth: widths?.a, blocks }),
+    moves("b", b, { threads, rowWidth: widths?.b, blocks }),
+  ];
+  const fetch = (k0: string) => moveA.fetch(k0) + "\n" + moveB.fetch(k0);
   const matrix = (kind: string, type: string) => `subgroup_matrix_${kind}<${type}, ${side}, ${side}>`;
   // Offsets and strides count the vectors of a slice.
   const load = (x: "a" | "b", byColumns: boolean, stride: number, offset: string) =>
@@ -191,24 +216,7 @@ enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 ${parameters(blocks)}
-${
-    operand("a", 1, {
-      dtype: layout.dtypeA,
-      slice: a,
-      rowsAlongK: layout.transposeA,
-      width: widths?.a,
-      blocks,
-    })
-  }
-${
-    operand("b", 2, {
-      dtype: layout.dtype,
-      slice: b,
-      rowsAlongK: !layout.transposeB,
-      width: widths?.b,
-      blocks,
-    })
-  }
+${moveA.declarations}${moveB.declarations}
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 ${mode === "addend" ? "@group(0) @binding(4) var<storage, read> addend: array<f32>;" : ""}
 ${whole ? "" : `var<workgroup> ragged: array<f32, ${threads / lanes * side * side}>;`}
@@ -234,17 +242,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }, start + m * p.out_m + n, p.out_m); } }`
       )
       : ""}
-  ${times(readsA, (i) => `var a${i}: ${wide(layout.dtypeA).type};`)}
-  ${times(readsB, (i) => `var b${i}: ${wide(layout.dtype).type};`)}
-  ${
-    each((x, first, i) =>
-      `let ${x}_start${i} = ${x}_start(lane + ${i * threads}u, ${first}${blocks ? ", block" : ""});`
-    )
-  }
+  ${moveA.places}${moveB.places}
   ${fetch(`${part} * p.part`)}
   for (var k0 = ${part} * p.part; k0 < last; k0 += ${blocking.K}u) {
-    ${times(readsA, (i) => `a_stage(lane + ${i * threads}u, a${i});`)}
-    ${times(readsB, (i) => `b_stage(lane + ${i * threads}u, b${i});`)}
+    ${moveA.stage}
+    ${moveB.stage}
     workgroupBarrier();
     if (k0 + ${blocking.K}u < last) {
       ${fetch(`k0 + ${blocking.K}u`)}
