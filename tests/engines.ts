@@ -35,14 +35,16 @@ export async function openWebGpu(changed: (report: AdapterReport) => AdapterRepo
 /** Dawn is a package of its own and finds no adapter in older software drivers, so it is tested where that is asked for. */
 const withoutDawn = Deno.env.get("WISHBONE_TEST_DAWN") !== "1";
 
-/** Opens Dawn, with its matrix units or without. @throws where there is no adapter, or no matrix units if they are wanted */
+/** Opens Dawn, with its matrix units or without. @throws where there is no adapter, or none whose units multiply if they are wanted */
 async function openDawn(precision: "auto" | "fp32"): Promise<WebGpuEngine> {
   const report = await findAdapter(dawnProvider);
   if (!report) throw new Error("WISHBONE_TEST_DAWN is 1 and Dawn found no adapter");
   if (precision === "auto" && !report.matrixUnits) {
     throw new Error(`${report.description} has no matrix units`);
   }
-  return await WebGpuEngine.open(report, { precision });
+  const engine = await WebGpuEngine.open(report, { precision });
+  if (engine.matrixUnitsFault) throw new Error(engine.matrixUnitsFault);
+  return engine;
 }
 
 /** What products may differ by whose operands are rounded to f16, 11 bits: each by 2⁻¹², and where they cancel by more. */

@@ -30,7 +30,7 @@ const AGREEMENT = 0.02;
 const SAMPLE = 16384;
 
 /** Counts up when shaders change so much that old measurements mean nothing. */
-const VERSION = 3;
+const VERSION = 4;
 
 /** A lowering made ready on buffers of the tuner's. */
 export interface Trial extends Disposable {

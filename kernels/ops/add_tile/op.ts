@@ -8,6 +8,7 @@
  */
 import type { Graph, Node, StorageType, Tensor } from "../../graph.ts";
 import {
+  elementGrid,
   forEachElement,
   grid,
   type Op,
@@ -90,7 +91,7 @@ export const addTileOp: Op<AddTileAttributes> = {
         ]),
       uniforms: [words, K, R, O],
       bindings,
-      workgroups: grid(Math.ceil(words / 64), limits),
+      workgroups: elementGrid(words, limits),
     }];
   },
 };

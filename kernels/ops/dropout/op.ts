@@ -7,7 +7,7 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { float, forEachElement, grid, type Op, requireF32, shapeError } from "../../op.ts";
+import { elementGrid, float, forEachElement, type Op, requireF32, shapeError } from "../../op.ts";
 
 /** What to drop. */
 export interface DropoutAttributes {
@@ -76,7 +76,7 @@ const dropoutOp: Op<DropoutAttributes> = {
       wgsl,
       uniforms: [size, salt, dropThreshold(share), float(1 / (1 - share))],
       bindings: [{ operand: 0 }, { operand: 1 }, { operand: 2 }],
-      workgroups: grid(Math.ceil(size / 64), limits),
+      workgroups: elementGrid(size, limits),
     }];
   },
 };

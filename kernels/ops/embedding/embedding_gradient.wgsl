@@ -5,10 +5,10 @@ struct Parameters { M: u32, C: u32, first: u32, count: u32 }
 @group(0) @binding(2) var<storage, read> d: array<f32>;                 // (M, C)
 @group(0) @binding(3) var<storage, read_write> d_table: array<f32>;     // (count, C)
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) lane: u32) {
-  let i = (group.y * groups.x + group.x) * 64u + lane;
+  let i = (group.y * groups.x + group.x) * 256u + lane;
   if (i >= p.count * p.C) { return; }
   let id = i32(p.first + i / p.C);
   var sum = 0.0;

@@ -7,7 +7,7 @@
  * @module
  */
 import { bytesOf, type Graph, type Tensor } from "../../graph.ts";
-import { grid, type Op, shapeError, wgslReader, widened } from "../../op.ts";
+import { elementGrid, type Op, shapeError, wgslReader, widened } from "../../op.ts";
 import { rowRanges } from "../matmul/op.ts";
 import shader from "./embedding.wgsl" with { type: "text" };
 import gradientShader from "./embedding_gradient.wgsl" with { type: "text" };
@@ -48,7 +48,7 @@ const embeddingOp: Op<Record<never, never>> = {
         { operand: 1 },
         { operand: 2 },
       ],
-      workgroups: grid(Math.ceil(M * width / 64), limits),
+      workgroups: elementGrid(M * width, limits),
     }));
   },
 };
@@ -77,7 +77,7 @@ const embeddingGradientOp: Op<{ readonly V: number }> = {
         { operand: 1 },
         { operand: 2, ...(count < V ? { byteOffset, byteLength } : {}) },
       ],
-      workgroups: grid(Math.ceil(count * C / 64), limits),
+      workgroups: elementGrid(count * C, limits),
     }));
   },
 };

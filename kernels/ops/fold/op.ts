@@ -80,7 +80,7 @@ export const foldOp: Op<WidthAttributes> = widthOp("fold", sharedFold, (width, K
 /** The op; use {@link tile}. */
 export const tileOp: Op<WidthAttributes> = widthOp(
   "tile",
-  () => ({ wgsl: tileShader, outputs: 64 }),
+  () => ({ wgsl: tileShader, outputs: 256 }),
   (_, K, at, j) => at(j % K),
   (graph, d, width) => fold(graph, d, width),
 );

@@ -10,8 +10,8 @@
 import { type Graph, sizeOf, type Tensor } from "../../graph.ts";
 import {
   type CpuCall,
+  elementGrid,
   forEachElement,
-  grid,
   type Op,
   type Pass,
   shapeError,
@@ -180,7 +180,7 @@ export const mapOp: Op<MapAttributes> = {
     const operands = [...used, ...outputs.map((_, k) => inputs.length + k)];
     const bindings = operands.map((operand) => ({ operand }));
     const elements = paired ? Math.ceil(size / 2) : size / count;
-    return [{ wgsl, uniforms: [elements], bindings, workgroups: grid(Math.ceil(elements / 64), limits) }];
+    return [{ wgsl, uniforms: [elements], bindings, workgroups: elementGrid(elements, limits) }];
   },
 };
 

@@ -44,6 +44,7 @@ const BLOCKINGS: readonly Blocking[] = [
   { M: 256, N: 128, K: 32, blockM: 64, blockN: 64 },
   { M: 128, N: 128, K: 32, blockM: 64, blockN: 64 },
   { M: 128, N: 128, K: 64, blockM: 64, blockN: 32 },
+  { M: 128, N: 64, K: 32, blockM: 64, blockN: 32 },
   { M: 64, N: 64, K: 64, blockM: 32, blockN: 16 },
   { M: 32, N: 64, K: 64, blockM: 16, blockN: 32 },
 ];

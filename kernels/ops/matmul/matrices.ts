@@ -135,7 +135,7 @@ function moves(
   const origin = (x === "a" ? "p.a_start + " : "") + (blocks ? `block * p.${x}_block + ` : "");
   const reads = (line: (i: number) => string) => times(rows / rowsAtOnce, line);
   const read = (i: number) => {
-    const at = `from + ${i}u * ${x}_between`, row = `${x}_row + ${i * rowsAtOnce}u`;
+    const at = `here + ${i}u * ${x}_between`, row = `${x}_row + ${i * rowsAtOnce}u`;
     if (known) return `${x}${i} = ${x}[${at}];`;
     const [outer, k] = rowsAlongK ? [`${x}_column`, row] : [row, `${x}_column`];
     return `{ let inside = ${first} + ${outer} < ${extent} && k0 + ${k} < last;
@@ -153,7 +153,7 @@ var<workgroup> ${x}_slice: array<vec4<f16>, ${rows * stride / 4}>;`,
   let ${x}_between = ${rowsAtOnce}u * ${byRow} / ${count}u;
   let ${x}_to = (${x}_row * ${stride}u + ${x}_column) / 4u;
   ${reads((i) => `var ${x}${i}: ${type};`)}`,
-    fetch: (k0) => `{ let k0 = ${k0}; let from = ${x}_start + k0 * ${byK} / ${count}u;\n${reads(read)} }`,
+    fetch: (k0) => `{ let k0 = ${k0}; let here = ${x}_start + k0 * ${byK} / ${count}u;\n${reads(read)} }`,
     stage: reads((i) =>
       `{ let w = ${x}${i}; let at = ${x}_to + ${i * rowsAtOnce * stride / 4}u; ${halves}
   ${fours.map((four, j) => `${x}_slice[at + ${j}u] = ${four};`).join(" ")} }`

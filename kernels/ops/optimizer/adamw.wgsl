@@ -9,10 +9,10 @@ struct Parameters { size: u32 }
 // (9): learning rate, beta1, beta2, eps, weight decay, bias correction 1 and 2, clip, gradient scale
 @group(0) @binding(6) var<storage, read> settings: array<f32>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) lane: u32) {
-  let i = (group.y * groups.x + group.x) * 64u + lane;
+  let i = (group.y * groups.x + group.x) * 256u + lane;
   if (i >= u.size) { return; }
   let norm = norms[0] * settings[8];
   // Not finite: the exponent bits are all ones. A comparison with NaN may be optimised away.

@@ -13,7 +13,7 @@
  * @module
  */
 import type { Graph, Tensor, Variable } from "../../graph.ts";
-import { type DeviceLimits, grid, type Op, requireF32, shapeError } from "../../op.ts";
+import { type DeviceLimits, elementGrid, grid, type Op, requireF32, shapeError } from "../../op.ts";
 import { rowRanges } from "../matmul/op.ts";
 import adamShader from "./adamw.wgsl" with { type: "text" };
 import squaresShader from "./sum_of_squares.wgsl" with { type: "text" };
@@ -111,7 +111,7 @@ const adamWOp: Op<{ readonly rate: number; readonly decay: number }> = {
         { operand: 4 },
         { operand: 5 },
       ],
-      workgroups: grid(Math.ceil(count / 64), limits),
+      workgroups: elementGrid(count, limits),
     }));
   },
 };

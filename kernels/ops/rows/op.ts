@@ -5,7 +5,15 @@
  * @module
  */
 import type { Graph, Tensor } from "../../graph.ts";
-import { type DeviceLimits, forEachElement, grid, type Op, type Pass, shapeError, stride } from "../../op.ts";
+import {
+  type DeviceLimits,
+  elementGrid,
+  forEachElement,
+  type Op,
+  type Pass,
+  shapeError,
+  stride,
+} from "../../op.ts";
 import { constant } from "../map/op.ts";
 import copyShader from "./copy.wgsl" with { type: "text" };
 
@@ -39,7 +47,7 @@ const sliceRowsOp: Op<{ readonly first: number; readonly count: number }> = {
       wgsl: `alias Element = ${count === 4 ? `vec4<${dtype}>` : dtype};\n${copyShader}`,
       uniforms: [size / count, start / count, 0],
       bindings: [{ operand: 0 }, { operand: 1 }],
-      workgroups: grid(Math.ceil(size / count / 64), limits),
+      workgroups: elementGrid(size / count, limits),
     }];
   },
 };
@@ -126,7 +134,7 @@ function copies(
       ].join("\n"),
       uniforms: [size, at, ...ends],
       bindings: [whole, ...now.map(({ operand }) => operand)].map((operand) => ({ operand })),
-      workgroups: grid(Math.ceil(size / 64), limits),
+      workgroups: elementGrid(size, limits),
     });
     at += size;
   }

@@ -8,8 +8,8 @@
  */
 import type { Graph, Tensor } from "../../graph.ts";
 import {
+  elementGrid,
   forEachElement,
-  grid,
   type Op,
   requireF32,
   shapeError,
@@ -130,7 +130,7 @@ const tokenShiftOp: Op<ShiftAttributes> = {
       wgsl,
       uniforms: [x.size / count, x.width / count, T],
       bindings,
-      workgroups: grid(Math.ceil(x.size / count / 64), limits),
+      workgroups: elementGrid(x.size / count, limits),
     }];
   },
 };
@@ -180,7 +180,7 @@ const tokenShiftGradientOp: Op<ShiftAttributes> = {
       wgsl,
       uniforms: [x.size / count, x.width / count, T],
       bindings,
-      workgroups: grid(Math.ceil(x.size / count / 64), limits),
+      workgroups: elementGrid(x.size / count, limits),
     }];
   },
 };
@@ -226,7 +226,7 @@ const previousRowOp: Op<{ readonly T: number }> = {
       wgsl,
       uniforms: [x.size / count, x.width / count, T],
       bindings,
-      workgroups: grid(Math.ceil(x.size / count / 64), limits),
+      workgroups: elementGrid(x.size / count, limits),
     }];
   },
 };

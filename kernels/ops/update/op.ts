@@ -5,7 +5,7 @@
  * @module
  */
 import { type Graph, type Node, Tensor, type Variable } from "../../graph.ts";
-import { forEachElement, grid, type Op, type Pass, requireF32, shapeError } from "../../op.ts";
+import { elementGrid, forEachElement, type Op, type Pass, requireF32, shapeError } from "../../op.ts";
 import { home } from "../../engine.ts";
 import { repeat } from "../map/op.ts";
 import { rowRanges } from "../matmul/op.ts";
@@ -46,7 +46,7 @@ const updateOp: Op<UpdateAttributes> = {
         wgsl: wgsl(sizes.length),
         uniforms: [total, ...sizes.flatMap((size, k) => [size, starts[k]! - first])],
         bindings: [variable, ...sizes.map((_, k) => ({ operand: k + 1 }))],
-        workgroups: grid(Math.ceil(total / 64), limits),
+        workgroups: elementGrid(total, limits),
       }];
     }
     return sizes.flatMap((size, k): Pass[] =>
@@ -57,7 +57,7 @@ const updateOp: Op<UpdateAttributes> = {
           { operand: 0, byteOffset: starts[k]! * 4 + byteOffset, byteLength },
           { operand: k + 1, byteOffset, byteLength },
         ],
-        workgroups: grid(Math.ceil(count / 64), limits),
+        workgroups: elementGrid(count, limits),
       }))
     );
   },
